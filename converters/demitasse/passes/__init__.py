@@ -1,0 +1,1 @@
+"""Rewrites graphs, one pass a module; every pass keeps what the graph computes."""

@@ -1,0 +1,1 @@
+"""Writes graphs as artifacts, one target format a module."""

@@ -1,0 +1,1 @@
+"""Describes well-known trained networks: model cards, and the ResNet family as Keras models."""

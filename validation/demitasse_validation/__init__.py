@@ -1,0 +1,1 @@
+"""Proves, layer by layer, that an artifact computes what its source computed."""
