@@ -1,0 +1,140 @@
+"""The weight map: named arrays, apart from the graph that uses them.
+
+A weight is either an array (often a view into the mapped model file) or deferred: a type and a function that computes the
+array when a writer asks for it. A pass that scales every kernel of a 240 MB net thus holds no second copy of it: the writer
+streams one tensor at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from demitasse.errors import MalformedModel, UsageError
+from demitasse.ir.ops import DType, TensorType
+
+__all__ = ["Array", "WeightMap"]
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Deferred:
+    """A weight that is computed each time it is asked for."""
+
+    type: TensorType
+    compute: Callable[[], Array]
+
+
+class WeightMap(Mapping[str, Array]):
+    """Maps `layer/role` to an array, in the order in which the weights were added.
+
+    Roles are `kernel`, `bias`, `mean`, `variance`, `gamma`, `beta`, `slope` and the like. Reading a deferred weight
+    computes it anew each time; `type` never computes anything.
+    """
+
+    __slots__ = ("_entries",)
+
+    def __init__(self, arrays: Mapping[str, Array] | None = None) -> None:
+        self._entries: dict[str, Array | _Deferred] = {}
+        for name, array in (arrays or {}).items():
+            self.put(name, array)
+
+    def __getitem__(self, name: str) -> Array:
+        entry = self._entries[name]
+        return entry.compute() if isinstance(entry, _Deferred) else entry
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def type(self, name: str) -> TensorType:
+        """Return a weight's type without computing it."""
+        entry = self._entries[name]
+        if isinstance(entry, _Deferred):
+            return entry.type
+        return TensorType(tuple(entry.shape), DType(entry.dtype.name))
+
+    @property
+    def size(self) -> int:
+        """The number of elements in all weights."""
+        return sum(self.type(name).size for name in self)
+
+    def put(self, name: str, array: Array) -> str:
+        """Add an array under a name that is not taken, and return the name."""
+        if name in self._entries:
+            raise KeyError(f"weight {name!r} is already in the map")
+        self._entries[name] = array
+        return name
+
+    def defer(self, name: str, type: TensorType, compute: Callable[[], Array]) -> str:
+        """Add a weight that `compute` makes when it is asked for, and return its name."""
+        if name in self._entries:
+            raise KeyError(f"weight {name!r} is already in the map")
+        self._entries[name] = _Deferred(type, compute)
+        return name
+
+    def copy_from(self, other: WeightMap, names: Iterable[str]) -> None:
+        """Add some weights of another map, without computing or copying them; those already here stay."""
+        for name in names:
+            self._entries.setdefault(name, other._entries[name])
+
+    def save(self, path: Path) -> None:
+        """Write the map as .safetensors or .npz, told by the suffix.
+
+        Raises:
+            UsageError: the suffix is neither.
+        """
+        arrays = {name: np.ascontiguousarray(self[name]) for name in self}
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            match path.suffix:
+                case ".safetensors":
+                    from safetensors.numpy import save_file
+
+                    save_file(arrays, partial)
+                case ".npz":
+                    with partial.open("wb") as file:
+                        np.savez(file, **arrays)  # type: ignore[arg-type]
+                case suffix:
+                    raise UsageError(f"can't save weights as {suffix!r}; use .safetensors or .npz")
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: Path) -> WeightMap:
+        """Read a map that `save` wrote.
+
+        Raises:
+            UsageError: the suffix is neither .safetensors nor .npz.
+            MalformedModel: the file is not of its format.
+        """
+        try:
+            match path.suffix:
+                case ".safetensors":
+                    from safetensors.numpy import load_file
+
+                    return cls(load_file(path))
+                case ".npz":
+                    with np.load(path, allow_pickle=False) as archive:
+                        return cls({name: archive[name] for name in archive.files})
+                case suffix:
+                    raise UsageError(f"can't load weights from {suffix!r}; use .safetensors or .npz")
+        except (ValueError, OSError) as error:
+            raise MalformedModel(f"not a readable weight map: {error}", where=str(path)) from error
+        except Exception as error:
+            # safetensors raises an exception class of its own that derives from Exception alone.
+            if type(error).__name__ != "SafetensorError":
+                raise
+            raise MalformedModel(f"not a readable weight map: {error}", where=str(path)) from error
