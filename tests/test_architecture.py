@@ -68,11 +68,11 @@ def run_on_import(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def is_upward(part: str, name: str) -> bool:
-    """Tells whether a part that asks for a name reaches for its own level or one above; the version is for all."""
+    """Tells whether a part that asks for a name reaches beside or above itself; the version is for all."""
     other = part_of(name)
-    return (
-        other in LEVEL and other != part and LEVEL[other] >= LEVEL[part] and name != "demitasse.__version__"
-    )
+    if other not in LEVEL or other == part or name == "demitasse.__version__":
+        return False
+    return LEVEL[other] >= LEVEL[part]
 
 
 def breaches(root: Path, path: Path, source: str) -> Iterator[str]:
