@@ -37,7 +37,7 @@ bench: .venv/.installed-all
 	touch $@ .venv/.installed-all
 
 .venv/.installed-lint: pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) '.[lint]'
+	$(INSTALL) '.[lint,test]'
 	touch $@
 
 # A virtual environment that was begun and not finished must not pass for one.
