@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from demitasse.errors import MalformedModel
-from demitasse.ir.graph import Graph, Status, Storage, provenance
+from demitasse.ir.graph import Graph, Storage, provenance
 from demitasse.ir.ops import DType, Shape
 
 __all__ = ["SCHEMA", "BlobRecord", "Document", "Port", "SourceFile", "describe"]
@@ -157,23 +157,19 @@ def describe(
     labels: tuple[str, ...] | None = None,
 ) -> Document:
     """Describe a lowered graph; tensors are named as its values are."""
-    records = []
-    for record in provenance(graph):
-        held = None
-        if record.value is not None and record.status in (Status.COMPARED, Status.IDENTITY):
-            held = graph.values[record.value].storage
-        records.append(
-            BlobRecord(
-                record.origin.layer,
-                record.origin.kind,
-                record.blob,
-                record.status.value,
-                record.value,
-                None if held is None else held.axes,
-                None if held is None else held.view,
-                record.origin.where,
-            )
+    records = tuple(
+        BlobRecord(
+            layer=record.origin.layer,
+            type=record.origin.kind,
+            blob=record.blob,
+            status=record.status.value,
+            tensor=record.value,
+            axes=record.storage.axes if record.storage else None,
+            view=record.storage.view if record.storage else None,
+            where=record.origin.where,
         )
+        for record in provenance(graph)
+    )
     return Document(
         target=target,
         tool=tool,
@@ -182,7 +178,7 @@ def describe(
         options=dict(options),
         inputs=tuple(_port(graph, name) for name in graph.inputs),
         outputs=tuple(_port(graph, name) for name in graph.outputs),
-        provenance=tuple(records),
+        provenance=records,
         preprocessing=preprocessing,
         labels=labels,
         notes=tuple(graph.notes),

@@ -122,10 +122,14 @@ class MergeKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """Says which value took the place of one that a pass removed."""
+    """Says which value took the place of one that a pass removed.
+
+    `storage` relates the removed blob to the array of the value `into`, where it differs from that value's own.
+    """
 
     kind: MergeKind
     into: str
+    storage: Storage | None = None
 
 
 class Status(enum.Enum):
@@ -146,6 +150,7 @@ class LayerRecord:
     blob: str
     status: Status
     value: str | None
+    storage: Storage | None
 
 
 @dataclass
@@ -246,20 +251,35 @@ class Graph:
         return readers
 
     def shell(self) -> Graph:
-        """Return a graph with the same inputs, layers and history and no nodes, for a pass to fill.
-
-        The weights are the same map entries (nothing is copied); `outputs` must be set by the pass.
-        """
+        """Return a graph with the same inputs, layers and history, and neither nodes nor weights, for a pass to fill."""
         result = Graph(self.name, layers=self.layers, merged=dict(self.merged), notes=list(self.notes))
         result.unused = set(self.unused)
         result.preprocessing = self.preprocessing
         result.layout = self.layout
         result.batch_is_dynamic = self.batch_is_dynamic
-        result.weights.copy_from(self.weights, self.weights)
         for name in self.inputs:
             value = self.values[name]
             result.add_input(name, value.type, value.storage)
         return result
+
+    def adopt(
+        self,
+        source: Graph,
+        node: Node,
+        *,
+        op: AnyOp | None = None,
+        inputs: Sequence[str] | None = None,
+        outputs: Sequence[str] | None = None,
+    ) -> None:
+        """Append a node of another graph, changed where told, and bring along the weights that it reads.
+
+        Results keep the storage that they have in `source` under the node's own names.
+        """
+        names = tuple(node.inputs if inputs is None else inputs)
+        self.weights.copy_from(source.weights, [name for name in names if name in source.weights])
+        self.add(op or node.op, names, node.outputs if outputs is None else outputs, node.origin)
+        for name, old in zip(self.nodes[-1].outputs, node.outputs, strict=True):
+            self.values[name] = Value(name, self.values[name].type, source.values[old].storage)
 
 
 def infer_types(graph: Graph, inputs: Mapping[str, Shape]) -> dict[str, TensorType]:
@@ -284,32 +304,29 @@ def infer_types(graph: Graph, inputs: Mapping[str, Shape]) -> dict[str, TensorTy
     return types
 
 
-def _resolve(graph: Graph, blob: str) -> tuple[Status, str | None]:
+def _resolve(graph: Graph, origin: Origin, blob: str) -> LayerRecord:
     """Follow the merges of a blob to a live value; a chain with one fold in it is a fold."""
     folded = False
     name = blob
+    storage: Storage | None = None
     for _ in range(len(graph.merged) + 1):
         if name in graph.values:
-            if name == blob:
-                return Status.COMPARED, name
-            return (Status.FOLDED if folded else Status.IDENTITY), name
+            status = Status.COMPARED if name == blob else Status.FOLDED if folded else Status.IDENTITY
+            held = None if folded else storage or graph.values[name].storage
+            return LayerRecord(origin, blob, status, name, held)
         if name not in graph.merged:
             break
-        folded = folded or graph.merged[name].kind is MergeKind.FOLDED
-        name = graph.merged[name].into
-    return Status.UNMAPPED, None
+        merge = graph.merged[name]
+        folded = folded or merge.kind is MergeKind.FOLDED
+        storage = storage or merge.storage
+        name = merge.into
+    status = Status.UNUSED if blob in graph.unused else Status.UNMAPPED
+    return LayerRecord(origin, blob, status, None, None)
 
 
 def provenance(graph: Graph) -> tuple[LayerRecord, ...]:
     """Say for every result of every source layer which value holds it, or what became of it."""
-    records = []
-    for layer in graph.layers:
-        for blob in layer.outputs:
-            status, value = _resolve(graph, blob)
-            if status is Status.UNMAPPED and blob in graph.unused:
-                status = Status.UNUSED
-            records.append(LayerRecord(layer.origin, blob, status, value))
-    return tuple(records)
+    return tuple(_resolve(graph, layer.origin, blob) for layer in graph.layers for blob in layer.outputs)
 
 
 def live_names(graph: Graph, roots: Iterable[str]) -> set[str]:
