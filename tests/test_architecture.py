@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import REPOSITORY
-
+REPOSITORY = Path(__file__).parent.parent
 ROOTS = [REPOSITORY / root for root in ("converters", "models", "validation")]
 FILES = [(root, path) for root in ROOTS for path in sorted(root.rglob("*.py"))]
 
