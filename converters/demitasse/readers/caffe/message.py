@@ -1,8 +1,9 @@
 """Hold what a Caffe file says, field by field, whichever notation it was written in.
 
-Text (prototxt) and binary (caffemodel) both become a tree of `Message`: field names as caffe.proto spells them, values as
-they were written, and the place of each. Nothing is dropped: a field that no schema names keeps its own name (text) or
-its number (binary, spelled `#123`). What a value means is decided by whoever reads it, with the schema's help.
+Text (prototxt) and binary (caffemodel) both become a tree of `Message`: field names as caffe.proto spells
+them, values as they were written, and the place of each. Nothing is dropped: a field that no schema names
+keeps its own name (text) or its number (binary, spelled `#123`). What a value means is decided by whoever
+reads it, with the schema's help.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Source:
         return f"{self.path}:{position}" if self.unit == "line" else f"{self.path}, byte {position}"
 
 
-Value: TypeAlias = "int | float | bool | str | bytes | Word | Array | Message | Unknown"
+Value: TypeAlias = "int | float | bool | str | memoryview | Word | Array | Message | Unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,9 @@ def shown(value: Value) -> str:
         return "true" if value else "false"
     if isinstance(value, Word | Unknown):
         return str(value)
-    if isinstance(value, str | bytes):
+    if isinstance(value, memoryview):
+        return f"[{len(value)} bytes]"
+    if isinstance(value, str):
         text = repr(value)
         return text if len(text) <= 60 else text[:57] + "..."
     return repr(value)

@@ -1,8 +1,9 @@
 """Read a layer's parameters with the schema's types and defaults, and remember which of them were read.
 
-A parameter that no reader looked at is an error, not a detail: it is the difference between a layer that can't be carried
-and one that is carried wrong. `Params` therefore notes each field that is asked for, and `unread` lists the rest, less
-those that can't change what a layer computes at inference (`INERT`, with the reason of each).
+A parameter that no reader looked at is an error, not a detail: it is the difference between a layer that
+can't be carried and one that is carried wrong. `Params` therefore notes each field that is asked for, and
+`unread` lists the rest, less those that can't change what a layer computes at inference (`INERT`, with the
+reason of each).
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ class Unread(NamedTuple):
 class Params:
     """Views one parameter block; every accessor notes that its field was read.
 
-    The accessors take a field's name as caffe.proto spells it, and return what the file says, or `default` where one is
-    given, or caffe.proto's own default. They raise `MalformedModel`, with file and line, if the value isn't of the asked
-    kind, or if the file is silent and no default is known. Fields that the schema doesn't know (forks) are read in the
-    same way. `x in params` tells whether the file sets a field, without counting as reading it.
+    The accessors take a field's name as caffe.proto spells it, and return what the file says, or `default`
+    where one is given, or caffe.proto's own default. They raise `MalformedModel`, with file and line, if the
+    value isn't of the asked kind, or if the file is silent and no default is known. Fields that the schema
+    doesn't know (forks) are read in the same way. `x in params` tells whether the file sets a field, without
+    counting as reading it.
     """
 
     message: Message
@@ -228,12 +230,10 @@ def _real(value: Value) -> float:
 
 
 def _truth(value: Value) -> bool:
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, Word) and value in _TRUE or value is not True and value == 1 and isinstance(value, int):
-        return True
-    if isinstance(value, Word) and value in _FALSE or value == 0 and isinstance(value, int):
-        return False
+    if isinstance(value, Word) and value in _TRUE | _FALSE:
+        return value in _TRUE
+    if isinstance(value, int) and value in (0, 1):
+        return bool(value)
     raise ValueError("true or false")
 
 
