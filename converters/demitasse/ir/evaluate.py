@@ -534,7 +534,8 @@ def _reduce(op: Reduce, x: Array) -> Array:
 
 
 def _arg_max(op: ArgMax, x: Array) -> Array:
-    return np.argmax(x, axis=op.axis, keepdims=op.keepdims).astype(np.int32)
+    places: Array = np.argmax(x, axis=op.axis, keepdims=op.keepdims)
+    return places.astype(np.int32)
 
 
 def _top_k(op: TopK, x: Array) -> Results:
