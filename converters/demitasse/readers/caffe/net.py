@@ -7,7 +7,8 @@ layer with its parameter blobs. Nothing here knows what a layer computes; that i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -181,13 +182,16 @@ def _net(message: Message, path: Path, store: WeightFile | None, state: _State |
     drafts = [_draft(layer) for layer in upgraded_layers(message)]
     _refuse_all(_faults_of_form(drafts), "layers that can't be read")
     kept = [draft for draft in drafts if state is None or _included(draft, fields, state)]
+    remaining = {id(draft) for draft in kept}
     inputs = [*_net_inputs(fields), *_layer_inputs(kept)]
     layers = [draft for draft in kept if draft.type != "Input"]
-    _refuse_all(_faults_of_wiring(inputs, layers), "the layers don't fit together")
+    left_out = {top: draft for draft in drafts if id(draft) not in remaining for top in draft.tops}
+    _refuse_all(_faults_of_wiring(inputs, layers, left_out), "the layers don't fit together")
+    weighted = {entry.name for entry in store.layers if entry.blobs} if store is not None else set[str]()
+    layers, namesakes = _with_own_names(layers, weighted)
     attached, unused, notes = _attached(layers, store)
     for layer in attached:
         _note_phase(layer, state.phase if state is not None else "TEST")
-    remaining = {id(draft) for draft in kept}
     return Net(
         name=fields.text("name", ""),
         inputs=tuple(inputs),
@@ -198,7 +202,7 @@ def _net(message: Message, path: Path, store: WeightFile | None, state: _State |
         excluded=tuple(draft.name for draft in drafts if id(draft) not in remaining),
         unused_weights=tuple(unused),
         unknown=tuple(_unknown(message)),
-        notes=(*_duplicates(message), *notes),
+        notes=(*_mixed_spellings(message), *_duplicates(message), *namesakes, *notes),
     )
 
 
@@ -287,27 +291,60 @@ def _shape(block: Params) -> tuple[int, ...]:
     return shape
 
 
-def _faults_of_wiring(inputs: Sequence[NetInput], layers: Sequence[Layer]) -> Iterator[Note]:
-    """Find names used twice, blobs that nobody has written yet or two have (Net::AppendTop, Net::AppendBottom)."""
-    names: dict[str, str] = {}
+def _faults_of_wiring(
+    inputs: Sequence[NetInput], layers: Sequence[Layer], left_out: Mapping[str, Layer]
+) -> Iterator[Note]:
+    """Find blobs that nobody has written yet, and ones that two have (Net::AppendTop and AppendBottom)."""
     written: dict[str, str] = {}
     for source in inputs:
         if source.name in written:
             yield Note(source.where, f"input {source.name!r} is declared twice, first at {written[source.name]}")
         written[source.name] = source.where
     for layer in layers:
-        if layer.name in names:
-            yield Note(layer.where, f"layer {layer.name!r} has a namesake at {names[layer.name]}; weights go by name")
-        names.setdefault(layer.name, layer.where)
         for bottom in layer.bottoms:
             if bottom not in written:
-                yield Note(layer.where, f"layer {layer.name!r} reads {bottom!r}, which nothing before it writes")
+                rules = "; {0.name!r} at {0.where} would, but its rules leave it out of this phase, level and stages"
+                hint = rules.format(left_out[bottom]) if bottom in left_out else ""
+                yield Note(layer.where, f"layer {layer.name!r} reads {bottom!r}, which nothing before it writes{hint}")
         for index, top in enumerate(layer.tops):
             if top in written and layer.bottoms[index : index + 1] != (top,):
-                yield Note(
-                    layer.where, f"layer {layer.name!r} writes {top!r}, which {written[top]} has written already"
-                )
-        written.update(dict.fromkeys(layer.tops, layer.where))
+                what = f"layer {layer.name!r} writes {top!r}, which is written at {written[top]} already"
+                yield Note(layer.where, what)
+            written[top] = layer.where
+
+
+def _with_own_names(layers: Sequence[Layer], weighted: Set[str]) -> tuple[list[Layer], list[Note]]:
+    """Tell namesakes apart, `crop` and `crop#2`, as long as no weights wait under that name.
+
+    Raises:
+        MalformedModel: if it can't be told which of several layers the weights of their name belong to.
+    """
+    firsts: dict[str, Layer] = {}
+    counts: Counter[str] = Counter()
+    renamed: list[Layer] = []
+    faults: list[Note] = []
+    notes: list[Note] = []
+    for layer in layers:
+        first = firsts.setdefault(layer.name, layer)
+        counts[layer.name] += 1
+        if first is layer:
+            renamed.append(layer)
+        elif layer.name in weighted:
+            what = f"layer {layer.name!r} has a namesake at {first.where}; weights go by name, so names must differ"
+            faults.append(Note(layer.where, what))
+        else:
+            name = f"{layer.name}#{counts[layer.name]}"
+            notes.append(
+                Note(layer.where, f"layer {layer.name!r} has a namesake at {first.where}; called {name!r} here")
+            )
+            renamed.append(replace(layer, name=name))
+    _refuse_all(faults, "layers of the same name")
+    return renamed, notes
+
+
+def _mixed_spellings(message: Message) -> Iterator[Note]:
+    if "layers" in message and "layer" in message:
+        yield Note(message.where("layers"), "layers are spelled both `layers` and `layer`; Caffe would drop the latter")
 
 
 def _refuse_all(faults: Iterable[Note], what: str) -> None:

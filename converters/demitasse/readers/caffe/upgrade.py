@@ -59,36 +59,28 @@ _V1_SPECS = {"param": "name", "blob_share_mode": "share_mode", "blobs_lr": "lr_m
 
 
 def generation_of(net: Message) -> int:
-    """Tell which generation a net is spelled in: 0, 1 or 2.
-
-    Raises:
-        MalformedModel: if it has layers of both spellings, of which Caffe would drop one.
-    """
+    """Tell which generation a net is spelled in: 0, 1 or 2; one of several spellings counts as the oldest."""
     if "layers" not in net:
         return 2
-    if "layer" in net:
-        raise MalformedModel(
-            "the net has layers in two spellings, `layers` and `layer` (at "
-            + net.where("layer")
-            + "); Caffe would drop "
-            "the latter; spell all of them as `layer`",
-            where=net.where("layers"),
-        )
     return 0 if any("layer" in layers for layers in net.messages("layers")) else 1
 
 
 def upgraded_layers(net: Message) -> list[Message]:
     """Return a net's layers in current spelling.
 
+    A net that mixes spellings keeps all its layers, in the order in which they stand.
+
     Raises:
         MalformedModel: if V0 padding layers are connected in a way that Caffe leaves undefined.
     """
-    if generation_of(net) == 2:
-        return net.messages("layer")
     layers = net.messages("layers")
     if generation_of(net) == 0:
         layers = [_from_v0(layer) for layer in _without_padding(layers)]
-    return [_from_v1(layer) for layer in layers]
+    upgraded = [_from_v1(layer) for layer in layers]
+    current = net.messages("layer")
+    if upgraded and current:
+        return sorted([*upgraded, *current], key=lambda layer: layer.position)
+    return upgraded or current
 
 
 def _without_padding(layers: list[Message]) -> list[Message]:

@@ -94,14 +94,14 @@ def read_weights(path: Path, *, structure: bool = False) -> WeightFile:
     if _looks_like_text(data):
         net = prototxt.parse(data, str(path))
         _refuse_without_layers(net, path, "text")
-        if not any("blobs" in layer for layer in _layers_of_any_spelling(net)):
+        if not any("blobs" in layer for layer in upgraded_layers(net)):
             _refuse(
                 path, "a net's structure (a prototxt) without weights; give the .caffemodel that was trained with it"
             )
     else:
         net = wire.decode(data, "NetParameter", Source(str(path), "byte"), blocks=structure)
         _refuse_without_layers(net, path, "binary")
-    return WeightFile(path, [_layer_weights(layer) for layer in _layers_of_any_spelling(net)], net)
+    return WeightFile(path, [_layer_weights(layer) for layer in upgraded_layers(net)], net)
 
 
 def read_structure(path: Path) -> Message:
@@ -119,7 +119,8 @@ def read_structure(path: Path) -> Message:
     if not _looks_like_text(data, strict=False):
         _refuse(path, "a binary file where a prototxt is expected; name the prototxt first, then the weights")
     net = prototxt.parse(data, str(path))
-    _refuse_without_layers(net, path, "text")
+    if "name" not in net:  # a name alone makes an empty net, which is valid
+        _refuse_without_layers(net, path, "text")
     return net
 
 
@@ -140,15 +141,6 @@ def map_file(path: Path) -> memoryview:
         _refuse(path, "an empty file; its download or copy failed")
     except OSError as error:
         _refuse(path, f"can't be read ({error.strerror})", says_what=False)
-
-
-def _layers_of_any_spelling(net: Message) -> list[Message]:
-    """Upgrade `layers`, and keep `layer` beside them: a weight file that holds both loses neither."""
-    if "layers" not in net:
-        return net.messages("layer")
-    old = Message(net.source, net.position)
-    old.extend("layers", net.all("layers"))
-    return [*upgraded_layers(old), *net.messages("layer")]
 
 
 def _layer_weights(layer: Message) -> LayerWeights:
@@ -356,9 +348,10 @@ def _refuse_without_layers(net: Message, path: Path, notation: str) -> None:
     """Say what a file is that parses, but has no layers."""
     if "layer" in net or "layers" in net:
         return
+    if any(key in net for key in ("net", "train_net", "base_lr", "solver_mode")):
+        _refuse(path, "a solver's settings; give the net that they name")
     if notation == "text":
-        solver = next((key for key in ("net", "train_net", "base_lr", "solver_mode") if key in net), None)
-        _refuse(path, "a solver's settings; give the net that they name" if solver else "a text without any layer")
+        _refuse(path, "a text, but no net: it has no layers")
     _refuse(path, "no caffemodel: it has no layers (a mean file or a solver state has none either)")
 
 
