@@ -1,8 +1,8 @@
 """The errors that Demitasse raises, sorted by whose fault they are.
 
 `MalformedModel`, `Unsupported` and `UsageError` are for the user to act on: the command line prints them without a
-traceback and exits with 2. `InvalidGraph` is a bug of ours: it exits with 3 and asks for a report. Each message says where,
-what is wrong, and what would help.
+traceback and exits with 2. `InvalidGraph` is a bug of ours: it exits with 3 and asks for a report. Each message says
+where, what is wrong, and what would help.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The document that every artifact carries about itself, as JSON.
 
-It says which source the artifact was made from (by hash), with which options, what preprocessing its input expects, and for
-every result of every source layer which tensor holds it. Validation aligns by it alone.
+It says which source the artifact was made from (by hash), with which options, what preprocessing its input expects,
+and for every result of every source layer which tensor holds it. Validation aligns by it alone.
 """
 
 from __future__ import annotations

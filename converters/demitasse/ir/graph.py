@@ -1,8 +1,9 @@
 """The graph: nodes in the order in which they run, over named values and weights.
 
-A name means one thing in a graph: a graph input, a node's result, or a weight. Every value that holds a source blob keeps
-the blob's name (`conv1`; `conv1@bn1` for what an in-place layer later overwrote), so names join a source, a graph and its
-artifacts. Passes read one graph and build another; `merged` says what became of the values that they removed.
+A name means one thing in a graph: a graph input, a node's result, or a weight. Every value that holds a source blob
+keeps the blob's name (`conv1`; `conv1@bn1` for what an in-place layer later overwrote), so names join a source, a
+graph and its artifacts. Passes read one graph and build another; `merged` says what became of the values that they
+removed.
 """
 
 from __future__ import annotations
@@ -217,9 +218,7 @@ class Graph:
         except ShapeError as error:
             raise MalformedModel(str(error), where=origin.where) from error
         if len(types) != len(names):
-            raise InvalidGraph(
-                f"{origin.where}: {type(op).__name__} gives {len(types)} results, not {len(names)}"
-            )
+            raise InvalidGraph(f"{origin.where}: {type(op).__name__} gives {len(types)} results, not {len(names)}")
         for name, result in zip(names, types, strict=True):
             self._claim(name)
             self.values[name] = Value(name, result, storage or Storage.identity(result.rank))
@@ -289,9 +288,7 @@ def infer_types(graph: Graph, inputs: Mapping[str, Shape]) -> dict[str, TensorTy
         ShapeError: some node can't take these shapes; the message names its origin.
     """
     types: dict[str, TensorType] = {
-        name: TensorType(
-            tuple(inputs.get(name, graph.values[name].type.shape)), graph.values[name].type.dtype
-        )
+        name: TensorType(tuple(inputs.get(name, graph.values[name].type.shape)), graph.values[name].type.dtype)
         for name in graph.inputs
     }
     for node in graph.nodes:

@@ -208,7 +208,7 @@ class _Elementwise(Op):
         return (inputs[0],)
 
 
-# --- spatial operations -------------------------------------------------------------------------------------------------
+# --- spatial operations ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,9 +254,7 @@ class Conv(SpatialOp):
         _check_arity(inputs, 2, 3)
         batch, channels, spatial = self._split(inputs[0].shape)
         out, in_per_group, *window = inputs[1].shape
-        _check_spatial_rank(
-            len(spatial), kernel=window, stride=self.stride, dilation=self.dilation, pads=self.pads
-        )
+        _check_spatial_rank(len(spatial), kernel=window, stride=self.stride, dilation=self.dilation, pads=self.pads)
         if channels != in_per_group * self.groups or out % self.groups:
             raise ShapeError(
                 f"a kernel of shape {inputs[1].shape} in {self.groups} group(s) doesn't fit {channels} input channels"
@@ -264,11 +262,7 @@ class Conv(SpatialOp):
         _check_bias(inputs[2:], out)
         extents = [dilation * (size - 1) + 1 for size, dilation in zip(window, self.dilation, strict=True)]
         result = map(_window_count, spatial, extents, self.stride, self.pads)
-        return (
-            TensorType(
-                self.layout.shape(batch, out, _positive("the window", tuple(result))), inputs[0].dtype
-            ),
-        )
+        return (TensorType(self.layout.shape(batch, out, _positive("the window", tuple(result))), inputs[0].dtype),)
 
 
 def _check_bias(bias: Sequence[TensorType], out: int) -> None:
@@ -332,14 +326,10 @@ class _Pool(SpatialOp):
         batch, channels, spatial = self._split(inputs[0].shape)
         _check_spatial_rank(len(spatial), kernel=self.kernel, stride=self.stride, pads=self.pads)
         result = tuple(map(_window_count, spatial, self.kernel, self.stride, self.pads))
-        for size, window, stride, pad, count in zip(
-            spatial, self.kernel, self.stride, self.pads, result, strict=True
-        ):
+        for size, window, stride, pad, count in zip(spatial, self.kernel, self.stride, self.pads, result, strict=True):
             last = (count - 1) * stride - pad.before
             if pad.before >= window or last >= size:
-                raise ShapeError(
-                    f"a window of {window} would lie wholly in the padding {pad} of {size} elements"
-                )
+                raise ShapeError(f"a window of {window} would lie wholly in the padding {pad} of {size} elements")
         return TensorType(self.layout.shape(batch, channels, _positive("pooling", result)), inputs[0].dtype)
 
     def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
@@ -445,12 +435,10 @@ class Resize(SpatialOp):
         _check_arity(inputs, 1, 1)
         batch, channels, spatial = self._split(inputs[0].shape)
         _check_spatial_rank(len(spatial), size=self.size)
-        return (
-            TensorType(self.layout.shape(batch, channels, _positive("resizing", self.size)), inputs[0].dtype),
-        )
+        return (TensorType(self.layout.shape(batch, channels, _positive("resizing", self.size)), inputs[0].dtype),)
 
 
-# --- products -------------------------------------------------------------------------------------------------------------
+# --- products -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -487,7 +475,7 @@ class MatMul(Op):
         return (TensorType((*_broadcast([left[:-2], right[:-2]]), rows, columns), inputs[0].dtype),)
 
 
-# --- elementwise ------------------------------------------------------------------------------------------------------------
+# --- elementwise ----------------------------------------------------------------------------------------------
 
 
 class UnaryFunction(enum.Enum):
@@ -634,7 +622,7 @@ class Cast(Op):
         return (TensorType(inputs[0].shape, self.dtype),)
 
 
-# --- along axes ---------------------------------------------------------------------------------------------------------------
+# --- along axes -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -710,7 +698,7 @@ class TopK(Op):
         return TensorType(shape, x.dtype), TensorType(shape, DType.INT32)
 
 
-# --- structure ----------------------------------------------------------------------------------------------------------------
+# --- structure ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -725,9 +713,7 @@ class Concat(Op):
         _check_axis(self.axis, len(first))
         for other in inputs[1:]:
             same = len(other.shape) == len(first) and all(
-                a == b
-                for axis, (a, b) in enumerate(zip(first, other.shape, strict=True))
-                if axis != self.axis
+                a == b for axis, (a, b) in enumerate(zip(first, other.shape, strict=True)) if axis != self.axis
             )
             if not same or other.dtype is not inputs[0].dtype:
                 raise ShapeError(f"{inputs[0]} and {other} can't be joined along axis {self.axis}")

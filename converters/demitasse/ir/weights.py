@@ -1,8 +1,8 @@
 """The weight map: named arrays, apart from the graph that uses them.
 
-A weight is either an array (often a view into the mapped model file) or deferred: a type and a function that computes the
-array when a writer asks for it. A pass that scales every kernel of a 240 MB net thus holds no second copy of it: the writer
-streams one tensor at a time.
+A weight is either an array (often a view into the mapped model file) or deferred: a type and a function that computes
+the array when a writer asks for it. A pass that scales every kernel of a 240 MB net thus holds no second copy of it:
+the writer streams one tensor at a time.
 """
 
 from __future__ import annotations

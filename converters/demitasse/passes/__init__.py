@@ -1,1 +1,26 @@
-"""Rewrites graphs, one pass a module; every pass keeps what the graph computes."""
+"""Passes: each reads one graph and builds another that computes the same, in fewer or other operations.
+
+Values keep their names, and `Graph.merged` says what became of those that a pass removed, so the result of every pass
+can be run by the evaluator and compared with its input. A pass never changes the graph it is given.
+"""
+
+from demitasse.passes.batch import can_change_batch, with_batch
+from demitasse.passes.drop_identities import drop_identities
+from demitasse.passes.fold_affine import fold_affine
+from demitasse.passes.fold_constants import fold_constants
+from demitasse.passes.fuse_activations import fuse_activations
+from demitasse.passes.layout import to_layout
+from demitasse.passes.merge_pads import merge_pads
+from demitasse.passes.prune import prune
+
+__all__ = [
+    "can_change_batch",
+    "drop_identities",
+    "fold_affine",
+    "fold_constants",
+    "fuse_activations",
+    "merge_pads",
+    "prune",
+    "to_layout",
+    "with_batch",
+]

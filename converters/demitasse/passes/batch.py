@@ -1,0 +1,62 @@
+"""Give a graph another batch, or find out that it can't have one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from demitasse.errors import UsageError
+from demitasse.ir.graph import Graph, infer_types
+from demitasse.ir.ops import Shape, ShapeError
+
+__all__ = ["batched_shapes", "can_change_batch", "with_batch"]
+
+# Two batches that no layer's own size is likely to equal: a literal batch in a Reshape then can't pass by luck.
+PROBES = (61, 127)
+
+
+def batched_shapes(graph: Graph, batch: int) -> dict[str, Shape]:
+    """Return the input shapes for another batch.
+
+    The batch is the leading dimension of the first input, and of every other input that has the same one.
+    """
+    shapes = {name: graph.values[name].type.shape for name in graph.inputs}
+    if not graph.inputs or not shapes[graph.inputs[0]]:
+        return shapes
+    old = shapes[graph.inputs[0]][0]
+    return {name: (batch, *shape[1:]) if shape[:1] == (old,) else shape for name, shape in shapes.items()}
+
+
+def can_change_batch(graph: Graph) -> str | None:
+    """Return None where every node takes any batch, else the reason why one doesn't."""
+    if not graph.inputs or not graph.values[graph.inputs[0]].type.shape:
+        return "the net has no input with a leading dimension"
+    try:
+        for batch in PROBES:
+            infer_types(graph, batched_shapes(graph, batch))
+    except ShapeError as error:
+        return str(error)
+    return None
+
+
+def with_batch(graph: Graph, batch: int, *, dynamic: bool = False) -> Graph:
+    """Rebuild a graph for `batch` samples at a time; `dynamic` marks that number as a placeholder.
+
+    Raises:
+        UsageError: some layer is written for one batch alone; the message names it.
+    """
+    shapes: Mapping[str, Shape] = batched_shapes(graph, batch)
+    result = Graph(graph.name, layers=graph.layers, merged=dict(graph.merged), notes=list(graph.notes))
+    result.unused = set(graph.unused)
+    result.preprocessing, result.layout = graph.preprocessing, graph.layout
+    try:
+        infer_types(graph, shapes)
+    except ShapeError as error:
+        raise UsageError(f"the net can't take a batch of {batch}: {error}") from error
+    for name in graph.inputs:
+        value = graph.values[name]
+        result.add_input(name, value.type._replace(shape=shapes[name]), value.storage)
+    for node in graph.nodes:
+        result.adopt(graph, node)
+    result.outputs = list(graph.outputs)
+    result.batch_is_dynamic = dynamic
+    return result

@@ -1,0 +1,127 @@
+"""The table of targets: what each format is called, how a graph is brought into its shape, and who writes it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from demitasse.errors import MissingDependency, Offence
+from demitasse.ir.graph import Graph
+from demitasse.ir.ops import Layout
+from demitasse.passes import (
+    drop_identities,
+    fold_affine,
+    fold_constants,
+    fuse_activations,
+    merge_pads,
+    prune,
+    to_layout,
+)
+
+__all__ = ["TARGETS", "Target", "lower", "simplify", "target_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An artifact format.
+
+    Attributes:
+        name: what `--to` calls it.
+        suffix: what its files end in; folders too.
+        layout: the layout of its spatial operations, and of its images unless told otherwise.
+        writer: the module that writes it, and the function there.
+        needs: the package that writing it imports and the core does not bring, and the extra that does.
+        fuses_activations: whether its operations apply an activation to their own result.
+        calibrated: whether it needs ranges from sample inputs.
+        batch: the batch that an artifact gets where nobody says otherwise; None keeps it dynamic.
+    """
+
+    name: str
+    suffix: str
+    layout: Layout
+    writer: tuple[str, str]
+    needs: tuple[str, str] | None = None
+    fuses_activations: bool = False
+    calibrated: bool = False
+    batch: int | None = None
+
+    def check_dependency(self) -> None:
+        """Make sure that the package which the writer needs is installed.
+
+        Raises:
+            MissingDependency: it isn't; the message names the extra.
+        """
+        if self.needs is not None and importlib.util.find_spec(self.needs[0]) is None:
+            raise MissingDependency(f"target {self.name!r}", *self.needs)
+
+    def offences(self, lowered: Graph) -> list[Offence]:
+        """List what the target can't hold of a graph that was lowered for it."""
+        find: Callable[[Graph], list[Offence]] = importlib.import_module(self.writer[0]).offences
+        return find(lowered)
+
+    def write(self, lowered: Graph, path: Path, *arguments: Any, **options: Any) -> None:
+        """Write a lowered graph; see the writer for its options."""
+        function = getattr(importlib.import_module(self.writer[0]), self.writer[1])
+        function(lowered, path, *arguments, **options)
+
+
+TARGETS: dict[str, Target] = {
+    target.name: target
+    for target in (
+        Target("onnx", ".onnx", Layout.CHANNELS_FIRST, ("demitasse.writers.onnx", "write")),
+        Target(
+            "tflite",
+            ".tflite",
+            Layout.CHANNELS_LAST,
+            ("demitasse.writers.tflite", "write"),
+            fuses_activations=True,
+        ),
+        Target(
+            "tflite-int8",
+            ".int8.tflite",
+            Layout.CHANNELS_LAST,
+            ("demitasse.writers.tflite", "write_int8"),
+            fuses_activations=True,
+            calibrated=True,
+            batch=1,
+        ),
+        Target(
+            "tflite-f16",
+            ".f16.tflite",
+            Layout.CHANNELS_LAST,
+            ("demitasse.writers.tflite", "write_f16"),
+            fuses_activations=True,
+        ),
+        Target(
+            "savedmodel",
+            ".savedmodel",
+            Layout.CHANNELS_LAST,
+            ("demitasse.writers.saved_model", "write"),
+            needs=("tensorflow", "tensorflow"),
+        ),
+    )
+}
+
+
+def target_of(path: Path) -> Target | None:
+    """Return the target that a file name's suffix asks for, the longest suffix first; None if it names none."""
+    matching = [target for target in TARGETS.values() if path.name.endswith(target.suffix)]
+    return max(matching, key=lambda target: len(target.suffix), default=None)
+
+
+def simplify(graph: Graph) -> Graph:
+    """Run the passes that serve every target: fewer operations, the same layout."""
+    for each in (prune, drop_identities, fold_constants, merge_pads, fold_affine, prune):
+        graph = each(graph)
+    return graph
+
+
+def lower(simplified: Graph, target: Target, io_layout: Layout | None = None) -> Graph:
+    """Bring a simplified graph into the shape that a target's writer takes."""
+    graph = to_layout(simplified, target.layout, io_layout)
+    graph = prune(drop_identities(graph))
+    return fuse_activations(graph) if target.fuses_activations else graph
