@@ -149,7 +149,7 @@ def read_net(
     Args:
         prototxt: the structure in text form; None takes it from the weight file, which holds the layers of
         the net that
-            was trained, so that no rule leaves any of them out.
+            was trained, so that no rule leaves any of them out; blobs that none of them writes are inputs.
         weights: a .caffemodel (binary or text) or an HDF5 snapshot (.caffemodel.h5); told by its content.
         None reads the
             structure alone.
@@ -185,6 +185,8 @@ def _net(message: Message, path: Path, store: WeightFile | None, state: _State |
     remaining = {id(draft) for draft in kept}
     inputs = [*_net_inputs(fields), *_layer_inputs(kept)]
     layers = [draft for draft in kept if draft.type != "Input"]
+    if state is None:
+        inputs += _undeclared_inputs(inputs, layers)
     left_out = {top: draft for draft in drafts if id(draft) not in remaining for top in draft.tops}
     _refuse_all(_faults_of_wiring(inputs, layers, left_out), "the layers don't fit together")
     weighted = {entry.name for entry in store.layers if entry.blobs} if store is not None else set[str]()
@@ -282,6 +284,18 @@ def _layer_inputs(layers: Sequence[Layer]) -> Iterator[NetInput]:
         for index, top in enumerate(layer.tops):
             shape = _shape(shapes[index if len(shapes) > 1 else 0]) if shapes else None
             yield NetInput(top, shape, layer.where, layer.name)
+
+
+def _undeclared_inputs(inputs: Sequence[NetInput], layers: Sequence[Layer]) -> list[NetInput]:
+    """Take blobs that nobody writes for inputs of unknown shape: a V1 snapshot can't say what its net was fed with."""
+    written = {source.name for source in inputs}
+    found: dict[str, NetInput] = {}
+    for layer in layers:
+        for bottom in layer.bottoms:
+            if bottom not in written:
+                found.setdefault(bottom, NetInput(bottom, None, layer.where))
+        written.update(layer.tops)
+    return list(found.values())
 
 
 def _shape(block: Params) -> tuple[int, ...]:
