@@ -1,0 +1,23 @@
+"""The layers of Caffe and its forks, one function each, by family.
+
+To add a layer, write one function marked with `@reads("ItsType")` in the family's file; the table finds it.
+"""
+
+from __future__ import annotations
+
+from demitasse.readers.caffe.layers import (
+    activation,
+    convolution,
+    elementwise,
+    normalization,
+    pooling,
+    shape,
+)
+from demitasse.readers.caffe.registry import LayerFunction, collect
+
+__all__ = ["LAYERS"]
+
+LAYERS: dict[str, LayerFunction] = collect(
+    vars(family) for family in (activation, convolution, elementwise, normalization, pooling, shape)
+)
+"""The reader of each layer type."""
