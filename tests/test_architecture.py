@@ -19,10 +19,10 @@ FILES = [(root, path) for root in ROOTS for path in sorted(root.rglob("*.py"))]
 LAYERS = (
     "demitasse.errors",
     "demitasse.ir",
-    "demitasse.preprocess",
+    "demitasse.preprocess demitasse.samples",
     "demitasse.readers demitasse.passes demitasse.quantize demitasse.writers demitasse_models",
     "demitasse.targets",
-    "demitasse.convert",
+    "demitasse.conversion",
     "demitasse",
     "demitasse_validation",
     "demitasse.cli",
