@@ -209,10 +209,10 @@ def _net(message: Message, path: Path, store: WeightFile | None, state: _State |
 
 
 def _draft(message: Message) -> Layer:
-    """Read what every layer has: name, type, blobs read and written."""
+    """Read what every layer has: name (a nameless one is called after its first top), type, blobs read and written."""
     fields = Params(message, message_spec("LayerParameter"), (), set(), "")
     return Layer(
-        name=fields.text("name", ""),
+        name=fields.text("name", "") or next(iter(fields.texts("top")), ""),
         type=fields.get("type", ""),
         bottoms=fields.texts("bottom"),
         tops=fields.texts("top"),
@@ -224,10 +224,8 @@ def _draft(message: Message) -> Layer:
 
 
 def _faults_of_form(layers: Sequence[Layer]) -> Iterator[Note]:
-    """Find layers without a name or type, and ones with both kinds of rules."""
+    """Find layers without a type, and ones with both kinds of rules."""
     for layer in layers:
-        if not layer.name:
-            yield Note(layer.where, f"a {layer.type or 'layer'} without a name")
         if not layer.type:
             yield Note(layer.where, f"layer {layer.name!r} has no type")
         if "include" in layer.message and "exclude" in layer.message:

@@ -12,6 +12,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
+import numpy as np
+
 from demitasse.errors import MalformedModel
 from demitasse.readers.caffe.message import Message, Unknown, Value, Word, shown
 from demitasse.readers.caffe.schema import FieldSpec, Kind, MessageSpec, message_spec
@@ -56,8 +58,8 @@ class Params:
         return int(self._one(name, Kind.INT64, default))
 
     def number(self, name: str, default: float | None = None) -> float:
-        """Return a real number as float32 holds it, for example `number("negative_slope")`."""
-        return float(self._one(name, Kind.FLOAT, default))
+        """Return a real number as float32 holds it, as Caffe does; for example `number("negative_slope")`."""
+        return _single(self._one(name, Kind.FLOAT, default))
 
     def flag(self, name: str, default: bool | None = None) -> bool:
         """Return a truth value, for example `flag("bias_term")`."""
@@ -96,15 +98,20 @@ class Params:
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return a field by whatever kind the schema or the file gives it; for forks' fields. `default` if absent."""
+        found = self.all(name)
+        if found:
+            return found[-1]
         spec = self._spec_of(name)
-        if name not in self.message:
-            self._note(name)
-            return default if default is not None or spec is None else spec.default
-        return self._many(name, spec.kind if spec else None)[-1]
+        return default if default is not None or spec is None else spec.default
 
     def all(self, name: str) -> tuple[Any, ...]:
-        """Return every occurrence of a field by whatever kind the schema or the file gives it; () if there is none."""
+        """Return every occurrence of a field by whatever kind the schema or the file gives it; () if there is none.
+
+        Nested blocks come as `Params`.
+        """
         spec = self._spec_of(name)
+        if self.message.messages(name) or (spec is not None and spec.kind is Kind.MESSAGE):
+            return self.blocks(name)
         return self._many(name, spec.kind if spec else None)
 
     def ignore(self, *names: str) -> None:
@@ -200,7 +207,9 @@ def coerced(value: Value, kind: Kind | None, spec: FieldSpec | None = None) -> A
         return str(value) if isinstance(value, Word) else value
     if kind in _RANGES:
         return _whole(value, spec.kind if spec is not None and spec.kind in _RANGES else kind)
-    if kind in (Kind.FLOAT, Kind.DOUBLE):
+    if kind is Kind.FLOAT:
+        return _single(_real(value))
+    if kind is Kind.DOUBLE:
         return _real(value)
     if kind is Kind.BOOL:
         return _truth(value)
@@ -227,6 +236,12 @@ def _real(value: Value) -> float:
         return float(value)
     except OverflowError:
         return math.copysign(math.inf, value)
+
+
+def _single(value: float) -> float:
+    """Round to float32, which is what a Caffe parameter is; what exceeds it is infinite."""
+    with np.errstate(over="ignore"):
+        return float(np.float32(value))
 
 
 def _truth(value: Value) -> bool:

@@ -188,19 +188,16 @@ def _numbers(message: Message, where: str) -> Array:
         return _raw_numbers(message, raw.value, where)
     parts: list[Array] = []
     for name, dtype in (("data", np.float32), ("double_data", np.float64)):
-        loose: list[float] = []
         for entry in message.all(name):
             value = entry.value
+            if isinstance(value, Word):
+                value = _special(value, where)
             if isinstance(value, np.ndarray):
                 parts.append(value if message.source.unit == "byte" else value.astype(dtype))
             elif isinstance(value, int | float):
-                loose.append(value)
-            elif isinstance(value, Word):
-                loose.append(_special(value, where))
+                parts.append(np.full(1, value, dtype))
             else:
                 raise MalformedModel(f"{name} has something other than numbers", where=where)
-        if loose:
-            parts.insert(0, np.array(loose, dtype))
         if parts:
             break
     if not parts:
@@ -236,36 +233,54 @@ def _snapshot(path: Path, data: memoryview) -> Iterator[LayerWeights]:
     try:
         with h5py.File(path, "r") as file:
             if "data" not in file or not isinstance(file.get("data", getlink=True), h5py.HardLink):
-                hint = "a Keras model" if "model_weights" in file or "layer_names" in file.attrs else "something else"
-                _refuse(path, f"an HDF5 file without /data: {hint}, and no Caffe snapshot")
+                _refuse(path, f"an HDF5 file without /data, {_other_hdf5(file)}")
             if not isinstance(file["data"], h5py.Group):
                 _refuse(path, "an HDF5 file with training data, not weights")
-            yield from _walk(file["data"], "", path, data, 0)
+            yield from _Snapshot(path, data).layers(file["data"], "")
     except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
         raise MalformedModel(f"the HDF5 file is damaged or cut short ({error})", where=str(path)) from error
 
 
-def _walk(group: Any, name: str, path: Path, data: memoryview, depth: int) -> Iterator[LayerWeights]:
-    """Visit the groups below /data; a layer's name may have slashes, which nest groups."""
-    import h5py
+def _other_hdf5(file: Any) -> str:
+    """Say what an HDF5 file without /data is."""
+    if "model_weights" in file or "layer_names" in file.attrs or "model_config" in file.attrs:
+        return "a Keras model"
+    if "learned_net" in file:
+        return "a solver state; the .caffemodel.h5 of the same snapshot has the weights"
+    return "and so no Caffe snapshot"
 
-    blobs: dict[int, Blob] = {}
-    if depth > _MAX_AXES:
-        _refuse(path, "an HDF5 file whose groups never end")
-    for key in group:
-        inner = f"{name}/{key}" if name else key
-        where = f"{path}, /data/{inner}"
-        if not isinstance(group.get(key, getlink=True), h5py.HardLink):
-            raise MalformedModel("a link to elsewhere; only what lies in the file itself is read", where=where)
-        item = group[key]
-        if isinstance(item, h5py.Group):
-            yield from _walk(item, inner, path, data, depth + 1)
-        elif isinstance(item, h5py.Dataset) and re.fullmatch(r"\d{1,4}", key, re.ASCII) and name:
-            blobs[int(key)] = Blob(_dataset(item, data, where), legacy=False, where=where)
-        else:
-            raise MalformedModel("no parameter blob: these are numbered", where=where)
-    if blobs:
-        yield LayerWeights(name, "", blobs)
+
+@dataclass(frozen=True)
+class _Snapshot:
+    """Walks the groups below /data, each of them once."""
+
+    path: Path
+    data: memoryview
+    seen: set[int] = field(default_factory=set)
+
+    def layers(self, group: Any, name: str) -> Iterator[LayerWeights]:
+        """Read the blobs of a group, a layer's, and of the groups in it, which slashes in a layer's name make."""
+        import h5py
+
+        address = h5py.h5o.get_info(group.id).addr
+        if address in self.seen:
+            raise MalformedModel("a group that stands in several places", where=f"{self.path}, /data/{name}")
+        self.seen.add(address)
+        blobs: dict[int, Blob] = {}
+        for key in group:
+            inner = f"{name}/{key}" if name else key
+            where = f"{self.path}, /data/{inner}"
+            if not isinstance(group.get(key, getlink=True), h5py.HardLink):
+                raise MalformedModel("a link to elsewhere; only what lies in the file itself is read", where=where)
+            item = group[key]
+            if isinstance(item, h5py.Group) and inner.count("/") < _MAX_AXES:
+                yield from self.layers(item, inner)
+            elif isinstance(item, h5py.Dataset) and re.fullmatch(r"\d{1,4}", key, re.ASCII) and name:
+                blobs[int(key)] = Blob(_dataset(item, self.data, where), legacy=False, where=where)
+            else:
+                raise MalformedModel("no parameter blob: these are numbered", where=where)
+        if blobs:
+            yield LayerWeights(name, "", blobs)
 
 
 def _dataset(dataset: Any, data: memoryview, where: str) -> Array:
@@ -339,7 +354,7 @@ _NET_START = re.compile(rb"(?:\s++|#[^\n]*+\n)*+(?:name|layers?|input\w*|state|f
 def _looks_like_text(data: memoryview, *, strict: bool = True) -> bool:
     """Tell text from binary: no control characters near the start, and (strictly) a field of a net to begin with."""
     head = bytes(data[:4096]).removeprefix(b"\xef\xbb\xbf")
-    if _CONTROL.search(head):
+    if len(_CONTROL.findall(head)) * 50 > len(head):  # a stray one is for the parser to report, with its place
         return False
     return not strict or _NET_START.match(head) is not None
 

@@ -164,7 +164,7 @@ class _Decoder:
         limit = (end - at) // stride
         count, step = 1, 16
         while count < limit:
-            step = min(step * 4, limit - count)
+            step = min(step * 4, 1 << 20, limit - count)
             chunk = np.frombuffer(self.data[at + count * stride : at + (count + step) * stride], np.uint8)
             same = (chunk.reshape(step, stride)[:, :tag_size] == tag).all(axis=1)
             if not same.all():
