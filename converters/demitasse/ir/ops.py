@@ -78,7 +78,7 @@ Shape: TypeAlias = tuple[int, ...]
 
 
 class ShapeError(ValueError):
-    """Says that an operation can't take inputs of these shapes; the graph adds the node's origin."""
+    """Says that an operation can't take inputs of these types, or has impossible attributes; the graph adds where."""
 
 
 class DType(enum.Enum):
@@ -180,10 +180,27 @@ def _check_axis(axis: int, rank: int) -> None:
         raise ShapeError(f"axis {axis} is out of range for an input of rank {rank}")
 
 
+def _check_indices(indices: TensorType) -> None:
+    if indices.dtype not in (DType.INT32, DType.INT64):
+        raise ShapeError(f"indices must be integers, got {indices.dtype.value}")
+
+
 def _check_arity(inputs: Sequence[TensorType], least: int, most: int) -> None:
     if not least <= len(inputs) <= most:
         expected = str(least) if least == most else f"{least} to {most}"
         raise ShapeError(f"expected {expected} inputs, got {len(inputs)}")
+
+
+def _check_float(*inputs: TensorType) -> None:
+    """Raise ShapeError where an element type isn't the one that real numbers are computed in."""
+    wrong = [str(value) for value in inputs if not value.dtype.is_float]
+    if wrong:
+        raise ShapeError(f"real numbers are needed, got {', '.join(wrong)}")
+
+
+def _check_same_dtype(left: TensorType, right: TensorType) -> None:
+    if left.dtype is not right.dtype:
+        raise ShapeError(f"element types {left.dtype.value} and {right.dtype.value} differ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +211,7 @@ class Op:
         """Return the types of the results for inputs of the given types.
 
         Raises:
-            ShapeError: the inputs don't fit the operation.
+            ShapeError: the inputs don't fit the operation, or its attributes have no meaning.
         """
         raise NotImplementedError
 
@@ -206,6 +223,15 @@ class _Elementwise(Op):
     def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         _check_arity(inputs, 1, 1)
         return (inputs[0],)
+
+
+@dataclass(frozen=True, slots=True)
+class _RealElementwise(_Elementwise):
+    """One input of real numbers, one result of the same type."""
+
+    def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        _check_float(*inputs)
+        return _Elementwise.infer(self, inputs)
 
 
 # --- spatial operations ---------------------------------------------------------------------------------------
@@ -225,10 +251,22 @@ class SpatialOp(Op):
         return shape[0], shape[self.layout.channel_axis(len(shape))], spatial
 
 
-def _check_spatial_rank(rank: int, **attributes: Sequence[object]) -> None:
+def _check_per_axis(spatial: Shape, **attributes: Sequence[int] | Sequence[Padding]) -> None:
+    """Check that each attribute has an entry a spatial axis: pads none below 0, all others none below 1."""
     for name, value in attributes.items():
-        if len(value) != rank:
-            raise ShapeError(f"{name} has {len(value)} entries for {rank} spatial axes")
+        if len(value) != len(spatial):
+            raise ShapeError(f"{name} has {len(value)} entries for {len(spatial)} spatial axes")
+        numbers = [number for entry in value for number in (entry if isinstance(entry, Padding) else (entry,))]
+        least = 0 if name in ("pads", "output_padding") else 1
+        if min(numbers) < least:
+            raise ShapeError(f"{name} {tuple(value)} has an entry below {least}")
+
+
+def _check_kernel(kernel: TensorType, rank: int, groups: int) -> None:
+    if kernel.rank != rank:
+        raise ShapeError(f"a kernel of shape {kernel.shape} doesn't fit an input of rank {rank}")
+    if groups < 1:
+        raise ShapeError(f"{groups} groups")
 
 
 def _window_count(size: int, window: int, stride: int, padding: Padding) -> int:
@@ -252,9 +290,11 @@ class Conv(SpatialOp):
 
     def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         _check_arity(inputs, 2, 3)
+        _check_float(*inputs)
         batch, channels, spatial = self._split(inputs[0].shape)
+        _check_kernel(inputs[1], inputs[0].rank, self.groups)
         out, in_per_group, *window = inputs[1].shape
-        _check_spatial_rank(len(spatial), kernel=window, stride=self.stride, dilation=self.dilation, pads=self.pads)
+        _check_per_axis(spatial, kernel=window, stride=self.stride, dilation=self.dilation, pads=self.pads)
         if channels != in_per_group * self.groups or out % self.groups:
             raise ShapeError(
                 f"a kernel of shape {inputs[1].shape} in {self.groups} group(s) doesn't fit {channels} input channels"
@@ -275,7 +315,8 @@ class ConvTranspose(SpatialOp):
     """Apply the transpose of a convolution: `ConvTranspose(x, kernel[, bias])`.
 
     `kernel` is `[in, out / groups, *spatial]`. Each axis gives `stride * (size - 1) + dilation * (window - 1) + 1 -
-    before - after + output_padding` elements: `pads` crops the full result, `output_padding` extends it at the end.
+    before - after + output_padding` elements: `pads` crops the full result, `output_padding` crops that much less at
+    its end (and gives zeros, plus the bias, where there is nothing left to uncover).
     """
 
     stride: tuple[int, ...]
@@ -287,10 +328,12 @@ class ConvTranspose(SpatialOp):
 
     def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         _check_arity(inputs, 2, 3)
+        _check_float(*inputs)
         batch, channels, spatial = self._split(inputs[0].shape)
+        _check_kernel(inputs[1], inputs[0].rank, self.groups)
         kernel_in, out_per_group, *window = inputs[1].shape
-        _check_spatial_rank(
-            len(spatial),
+        _check_per_axis(
+            spatial,
             kernel=window,
             stride=self.stride,
             dilation=self.dilation,
@@ -314,7 +357,7 @@ class ConvTranspose(SpatialOp):
 
 @dataclass(frozen=True, slots=True)
 class _Pool(SpatialOp):
-    """Slide a window over the spatial axes; `pads` may be larger than zero at the end alone."""
+    """Slide a window over the spatial axes; `pads` may differ at the two ends, but no window lies wholly in them."""
 
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
@@ -324,7 +367,7 @@ class _Pool(SpatialOp):
     def _pooled(self, inputs: Sequence[TensorType]) -> TensorType:
         _check_arity(inputs, 1, 1)
         batch, channels, spatial = self._split(inputs[0].shape)
-        _check_spatial_rank(len(spatial), kernel=self.kernel, stride=self.stride, pads=self.pads)
+        _check_per_axis(spatial, kernel=self.kernel, stride=self.stride, pads=self.pads)
         result = tuple(map(_window_count, spatial, self.kernel, self.stride, self.pads))
         for size, window, stride, pad, count in zip(spatial, self.kernel, self.stride, self.pads, result, strict=True):
             last = (count - 1) * stride - pad.before
@@ -358,12 +401,17 @@ class AveragePool(_Pool):
     Where padding has to count, a `Pad` stands before it.
     """
 
+    def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        _check_float(*inputs)
+        return (self._pooled(inputs),)
+
 
 @dataclass(frozen=True, slots=True)
 class MaxUnpool(SpatialOp):
     """Put each element where its maximum was, zeros elsewhere: `MaxUnpool(x, indices)`.
 
-    `indices` counts as the second result of `MaxPool` does, over a plane of `size`.
+    `indices` counts as the second result of `MaxPool` does, over a plane of `size`. Of elements with the same place the
+    last one, row-major, stays.
     """
 
     size: tuple[int, ...]
@@ -372,8 +420,9 @@ class MaxUnpool(SpatialOp):
         _check_arity(inputs, 2, 2)
         if inputs[0].shape != inputs[1].shape:
             raise ShapeError(f"values {inputs[0].shape} and indices {inputs[1].shape} differ in shape")
+        _check_indices(inputs[1])
         batch, channels, spatial = self._split(inputs[0].shape)
-        _check_spatial_rank(len(spatial), size=self.size)
+        _check_per_axis(spatial, size=self.size)
         return (TensorType(self.layout.shape(batch, channels, self.size), inputs[0].dtype),)
 
 
@@ -392,6 +441,7 @@ class Lrn(SpatialOp):
 
     def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         _check_arity(inputs, 1, 1)
+        _check_float(*inputs)
         self._split(inputs[0].shape)
         if self.size < 1 or self.size % 2 == 0:
             raise ShapeError(f"the window of a local response normalization must be odd, got {self.size}")
@@ -422,7 +472,8 @@ class Coordinates(enum.Enum):
 class Resize(SpatialOp):
     """Resample the spatial axes to `size`: `Resize(x)`.
 
-    `LINEAR` interpolates between the two neighbours of each place along each axis, places clipped to the image.
+    `LINEAR` interpolates between the two neighbours of each place along each axis, places clipped to the image, also
+    where the result is smaller (no antialiasing).
     `NEAREST` takes element `floor(place)` for `ASYMMETRIC`, `floor(place + 0.5)` for `HALF_PIXEL` and `ALIGN_CORNERS`,
     clipped to the image (so `HALF_PIXEL` is `floor((o + 0.5) * in / out)`, as TensorFlow 2 does it).
     """
@@ -433,9 +484,11 @@ class Resize(SpatialOp):
 
     def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         _check_arity(inputs, 1, 1)
+        if self.interpolation is Interpolation.LINEAR:
+            _check_float(*inputs)
         batch, channels, spatial = self._split(inputs[0].shape)
-        _check_spatial_rank(len(spatial), size=self.size)
-        return (TensorType(self.layout.shape(batch, channels, _positive("resizing", self.size)), inputs[0].dtype),)
+        _check_per_axis(spatial, size=self.size)
+        return (TensorType(self.layout.shape(batch, channels, self.size), inputs[0].dtype),)
 
 
 # --- products -------------------------------------------------------------------------------------------------
@@ -449,6 +502,7 @@ class Dense(Op):
 
     def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         _check_arity(inputs, 2, 3)
+        _check_float(*inputs)
         x, kernel = inputs[:2]
         if kernel.rank != 2 or x.rank < 1 or x.shape[-1] != kernel.shape[1]:
             raise ShapeError(f"a kernel of shape {kernel.shape} doesn't fit an input of shape {x.shape}")
@@ -465,6 +519,7 @@ class MatMul(Op):
 
     def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         _check_arity(inputs, 2, 2)
+        _check_float(*inputs)
         left, right = (value.shape for value in inputs)
         if min(len(left), len(right)) < 2:
             raise ShapeError(f"matrices of shapes {left} and {right} need two axes at least")
@@ -481,8 +536,9 @@ class MatMul(Op):
 class UnaryFunction(enum.Enum):
     """Names a function of one real number.
 
-    `SOFTPLUS` is `log(1 + exp(x))`; `GELU` is `x * Phi(x)` with the normal distribution's exact `Phi`, `GELU_TANH` its
-    tanh approximation (Hendrycks and Gimpel 2016); `HARD_SWISH` is `x * clip(x + 3, 0, 6) / 6` (Howard et al. 2019).
+    `ROUND` takes the even one of two integers that are as near. `SOFTPLUS` is `log(1 + exp(x))`; `SOFTSIGN` is
+    `x / (1 + |x|)`; `GELU` is `x * Phi(x)` with the normal distribution's exact `Phi`, `GELU_TANH` its tanh
+    approximation (Hendrycks and Gimpel 2016); `HARD_SWISH` is `x * clip(x + 3, 0, 6) / 6` (Howard et al. 2019).
     """
 
     ABS = "abs"
@@ -507,11 +563,19 @@ class UnaryFunction(enum.Enum):
     HARD_SWISH = "hard_swish"
 
 
+_OF_INTEGERS = (UnaryFunction.ABS, UnaryFunction.NEG, UnaryFunction.SQUARE, UnaryFunction.SIGN)
+
+
 @dataclass(frozen=True, slots=True)
 class Unary(_Elementwise):
-    """Apply a function to each element: `Unary(x)`."""
+    """Apply a function to each element: `Unary(x)`; integers have ABS, NEG, SQUARE and SIGN alone."""
 
     function: UnaryFunction
+
+    def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        if self.function not in _OF_INTEGERS:
+            _check_float(*inputs)
+        return _Elementwise.infer(self, inputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -520,14 +584,14 @@ class Relu(_Elementwise):
 
 
 @dataclass(frozen=True, slots=True)
-class LeakyRelu(_Elementwise):
+class LeakyRelu(_RealElementwise):
     """Take `x` where positive, `slope * x` elsewhere: `LeakyRelu(x)`. `slope` may be negative or above 1."""
 
     slope: float
 
 
 @dataclass(frozen=True, slots=True)
-class Elu(_Elementwise):
+class Elu(_RealElementwise):
     """Take `x` where positive, `alpha * (exp(x) - 1)` elsewhere: `Elu(x)`."""
 
     alpha: float = 1.0
@@ -547,13 +611,14 @@ class PRelu(Op):
 
     def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         _check_arity(inputs, 2, 2)
+        _check_float(*inputs)
         if _broadcast([inputs[0].shape, inputs[1].shape]) != inputs[0].shape:
             raise ShapeError(f"slopes of shape {inputs[1].shape} don't broadcast to {inputs[0].shape}")
         return (inputs[0],)
 
 
 class BinaryFunction(enum.Enum):
-    """Names a function of two numbers."""
+    """Names a function of two numbers; `DIV` of integers cuts the quotient towards zero."""
 
     ADD = "add"
     SUB = "sub"
@@ -574,8 +639,7 @@ class Binary(Op):
     def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         _check_arity(inputs, 2, 2)
         left, right = inputs
-        if left.dtype is not right.dtype:
-            raise ShapeError(f"element types {left.dtype.value} and {right.dtype.value} differ")
+        _check_same_dtype(left, right)
         return (TensorType(_broadcast([left.shape, right.shape]), left.dtype),)
 
 
@@ -597,6 +661,7 @@ class Compare(Op):
 
     def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         _check_arity(inputs, 2, 2)
+        _check_same_dtype(inputs[0], inputs[1])
         return (TensorType(_broadcast([inputs[0].shape, inputs[1].shape]), DType.BOOL),)
 
 
@@ -608,6 +673,7 @@ class Where(Op):
         _check_arity(inputs, 3, 3)
         if inputs[0].dtype is not DType.BOOL:
             raise ShapeError(f"the condition must be bool, got {inputs[0].dtype.value}")
+        _check_same_dtype(inputs[1], inputs[2])
         return (TensorType(_broadcast([value.shape for value in inputs]), inputs[1].dtype),)
 
 
@@ -633,6 +699,7 @@ class Softmax(Op):
 
     def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         _check_arity(inputs, 1, 1)
+        _check_float(*inputs)
         _check_axis(self.axis, inputs[0].rank)
         return (inputs[0],)
 
@@ -663,6 +730,8 @@ class Reduce(Op):
 
 
 def _reduced(shape: Shape, axes: Sequence[int], keepdims: bool) -> Shape:
+    if not axes or len(set(axes)) != len(axes):
+        raise ShapeError(f"the axes {tuple(axes)} must be one at least, and each one once")
     for axis in axes:
         _check_axis(axis, len(shape))
     kept = [1 if axis in axes else dim for axis, dim in enumerate(shape)]
@@ -683,7 +752,10 @@ class ArgMax(Op):
 
 @dataclass(frozen=True, slots=True)
 class TopK(Op):
-    """Find the `k` largest elements along an axis, largest first: `TopK(x)` gives values and int32 places."""
+    """Find the `k` largest elements along an axis: `TopK(x)` gives values and int32 places.
+
+    The largest comes first; of equal ones the first.
+    """
 
     k: int
     axis: int
@@ -726,7 +798,7 @@ class Slice(Op):
     """Cut out a range along each of some axes: `Slice(x)`.
 
     `stops` holds None for "to the end" (or, where the step is negative, "past the first"); `steps` defaults to ones.
-    `starts` and integer `stops` may be negative, then they count from the end, as in Python.
+    `starts` and integer `stops` may be negative, then they count from the end, as in Python; what lies outside is cut.
     """
 
     axes: tuple[int, ...]
@@ -738,6 +810,8 @@ class Slice(Op):
         """Return one Python slice an axis of an input of this rank."""
         result = [slice(None)] * rank
         steps = self.steps or (1,) * len(self.axes)
+        if {len(self.starts), len(self.stops), len(steps)} != {len(set(self.axes))} or 0 in steps:
+            raise ShapeError(f"{self} doesn't give each axis once, with a start, a stop and a step other than 0")
         for axis, start, stop, step in zip(self.axes, self.starts, self.stops, steps, strict=True):
             _check_axis(axis, rank)
             result[axis] = slice(start, stop, step)
@@ -820,7 +894,10 @@ class Tile(Op):
 
 @dataclass(frozen=True, slots=True)
 class Gather(Op):
-    """Pick entries along an axis: `Gather(x, indices)`; the axis is replaced by the axes of the integer `indices`."""
+    """Pick entries along an axis: `Gather(x, indices)`.
+
+    The axis is replaced by the axes of the integer `indices`, which count from 0 and lie inside it.
+    """
 
     axis: int
 
@@ -828,8 +905,7 @@ class Gather(Op):
         _check_arity(inputs, 2, 2)
         x, indices = inputs
         _check_axis(self.axis, x.rank)
-        if indices.dtype not in (DType.INT32, DType.INT64):
-            raise ShapeError(f"indices must be integers, got {indices.dtype.value}")
+        _check_indices(indices)
         return (TensorType((*x.shape[: self.axis], *indices.shape, *x.shape[self.axis + 1 :]), x.dtype),)
 
 
