@@ -14,17 +14,22 @@ from typing import NamedTuple, Protocol
 from demitasse.errors import UsageError
 from demitasse.ir.weights import Array
 
-__all__ = ["ARTIFACT_RUNNERS", "Runner", "TensorSpec", "open_runner"]
+__all__ = ["ARTIFACT_RUNNERS", "Runner", "TensorSpec", "check_feeds", "open_runner"]
 
 
 class TensorSpec(NamedTuple):
-    """The shape and element type of an input or output; a dimension that may vary is None."""
+    """The shape and element type of an input or output; a dimension that may vary is None.
+
+    A quantized one takes and gives float32; `integer` names the type that the file stores it in.
+    """
 
     shape: tuple[int | None, ...]
     dtype: str
+    integer: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.dtype}[{', '.join('?' if dim is None else str(dim) for dim in self.shape)}]"
+        dims = ", ".join("?" if dim is None else str(dim) for dim in self.shape)
+        return f"{self.dtype}[{dims}]"
 
 
 class Runner(Protocol):
@@ -34,9 +39,14 @@ class Runner(Protocol):
     order. Feeds are keyed by input name and hold real numbers for quantized inputs too; results likewise.
     """
 
-    runtime: str
-    inputs: Mapping[str, TensorSpec]
-    outputs: Mapping[str, TensorSpec]
+    @property
+    def runtime(self) -> str: ...
+
+    @property
+    def inputs(self) -> Mapping[str, TensorSpec]: ...
+
+    @property
+    def outputs(self) -> Mapping[str, TensorSpec]: ...
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run the untouched file as it would be deployed, and return every output.
@@ -53,6 +63,27 @@ class Runner(Protocol):
     def missing(self, tensors: Iterable[str]) -> dict[str, str]:
         """Map each tensor that `run_layers` can't provide to the reason."""
         ...
+
+
+def check_feeds(where: str, inputs: Mapping[str, TensorSpec], feeds: Mapping[str, Array]) -> None:
+    """Compare feeds with a model's inputs: names, shapes (None takes any size), element types.
+
+    Raises:
+        UsageError: they differ; every difference is listed.
+    """
+    faults = [f"there is no input {name!r}" for name in feeds if name not in inputs]
+    for name, spec in inputs.items():
+        if name not in feeds:
+            faults.append(f"input {name!r} ({spec}) is not fed")
+            continue
+        got = TensorSpec(feeds[name].shape, feeds[name].dtype.name)
+        fits = len(got.shape) == len(spec.shape) and all(
+            want in (None, dim) for dim, want in zip(got.shape, spec.shape, strict=True)
+        )
+        if not fits or got.dtype != spec.dtype:
+            faults.append(f"input {name!r} takes {spec}, not {got}")
+    if faults:
+        raise UsageError(f"{where}: {'; '.join(faults)}")
 
 
 # An artifact's suffix, and the class that runs it: imported when such a file is met.
