@@ -23,7 +23,7 @@ from demitasse.ir.document import BlobRecord, Document, SourceFile, describe
 from demitasse.ir.graph import Graph
 from demitasse.ir.ops import Layout, Shape
 from demitasse.ir.preprocessing import Preprocessing
-from demitasse.passes import can_change_batch, with_batch
+from demitasse.passes import can_change_batch, fold_preprocessing, with_batch
 from demitasse.readers import read, source_format
 from demitasse.samples import Samples, from_path
 from demitasse.targets import TARGETS, Target, lower, simplify, target_of
@@ -125,6 +125,7 @@ def convert(
     opset: int | None = None,
     int8_io: bool = False,
     preprocessing: Preprocessing | None = None,
+    fold: bool = False,
     labels: Sequence[str] | None = None,
     plugins: Iterable[Path] = (),
     progress: Progress | None = None,
@@ -144,6 +145,7 @@ def convert(
         opset: of ONNX artifacts; by default the writer's.
         int8_io: whether INT8 artifacts take and give integers.
         preprocessing: the contract that artifacts carry and calibration images go through; by default the source's.
+        fold: whether to put the preprocessing's arithmetic into the artifacts, which then take uint8 RGB.
         labels: one a class, stored in the artifacts.
         plugins: Python files with readers for further layer types; they are run.
         progress: called with a step's name, how much of it is done, and how much there is (0 where unknown).
@@ -162,6 +164,10 @@ def convert(
         graph = read(source, weights, input_shapes=input_shapes, outputs=outputs, plugins=plugins)
         files = tuple(SourceFile.of(path) for path in (source, weights) if path is not None)
     contract = preprocessing or graph.preprocessing
+    if fold:
+        if contract is None:
+            raise UsageError("there is no preprocessing to fold: give --preprocess, or --mean, --scale and --channels")
+        graph, contract = fold_preprocessing(graph, contract)
     samples = _calibration(Path(calibration), graph, contract) if calibration is not None else None
     options: dict[str, Any] = {
         "batch": batch,
@@ -169,6 +175,7 @@ def convert(
         "outputs": list(outputs) if outputs else None,
         "opset": opset,
         "int8_io": int8_io,
+        "fold_preprocessing": fold,
         "input_shapes": {name: list(shape) for name, shape in (input_shapes or {}).items()},
     }
     with clock.step("simplify"):

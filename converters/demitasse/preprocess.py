@@ -34,6 +34,7 @@ __all__ = [
     "from_toml",
     "images_in",
     "load_image",
+    "mean_for",
     "normalize",
 ]
 
@@ -307,7 +308,7 @@ def normalize(pixels: Pixels, contract: Preprocessing, layout: Layout) -> Floats
     if contract.mean:
         values -= np.array(contract.mean, np.float32)
     if contract.mean_image is not None:
-        values -= _mean_for(contract.mean_image, Size(*pixels.shape[:2]))
+        values -= mean_for(contract.mean_image, Size(*pixels.shape[:2]))
     if contract.scale != (1.0,):
         values *= np.array(contract.scale, np.float32)
     batch = values[np.newaxis]
@@ -329,7 +330,7 @@ def _in_order(pixels: Pixels, channels: ChannelOrder) -> Floats:
             return ((luma + 0x8000) >> 16).astype(np.float32)[..., np.newaxis]
 
 
-def _mean_for(mean_image: Floats, size: Size) -> Floats:
+def mean_for(mean_image: Floats, size: Size) -> Floats:
     """Cut a mean image `[C, H, W]` to the crop, at the place where the image was cut, and return `[H, W, C]`."""
     height, width = mean_image.shape[1:]
     if size.height > height or size.width > width:

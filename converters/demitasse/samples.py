@@ -77,7 +77,7 @@ def from_images(
     contract = for_input(preprocessing, type_.shape, layout)
     return Samples(
         tuple(str(path) for path in paths),
-        lambda index: {name: apply(load_image(paths[index]), contract, layout)[None]},
+        lambda index: {name: apply(load_image(paths[index]), contract, layout)},
     )
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from demitasse.errors import MissingDependency, Offence
+from demitasse.ir.document import Document
 from demitasse.ir.graph import Graph
-from demitasse.ir.ops import Layout
+from demitasse.ir.ops import Layout, Op
 from demitasse.passes import (
     drop_identities,
     fold_affine,
@@ -62,6 +63,16 @@ class Target:
         """List what the target can't hold of a graph that was lowered for it."""
         find: Callable[[Graph], list[Offence]] = importlib.import_module(self.writer[0]).offences
         return find(lowered)
+
+    def limits(self) -> dict[str, str]:
+        """Map the operations that the target has no equivalent of to the reason."""
+        table: dict[type[Op], str] = importlib.import_module(self.writer[0]).LIMITS
+        return {op.__name__: reason for op, reason in table.items()}
+
+    def read_document(self, path: Path) -> Document | None:
+        """Read what an artifact says about itself; None if it says nothing."""
+        read: Callable[[Path], Document | None] = importlib.import_module(self.writer[0]).read_document
+        return read(path)
 
     def write(self, lowered: Graph, path: Path, *arguments: Any, **options: Any) -> None:
         """Write a lowered graph; see the writer for its options."""

@@ -8,6 +8,7 @@ from demitasse.passes.batch import can_change_batch, with_batch
 from demitasse.passes.drop_identities import drop_identities
 from demitasse.passes.fold_affine import fold_affine
 from demitasse.passes.fold_constants import fold_constants
+from demitasse.passes.fold_preprocessing import fold_preprocessing
 from demitasse.passes.fuse_activations import fuse_activations
 from demitasse.passes.layout import to_layout
 from demitasse.passes.merge_pads import merge_pads
@@ -18,6 +19,7 @@ __all__ = [
     "drop_identities",
     "fold_affine",
     "fold_constants",
+    "fold_preprocessing",
     "fuse_activations",
     "merge_pads",
     "prune",
