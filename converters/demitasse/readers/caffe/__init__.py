@@ -12,10 +12,11 @@ from demitasse.readers.caffe.assemble import Reading, assemble
 from demitasse.readers.caffe.builder import LayerBuilder, Trap
 from demitasse.readers.caffe.deploy import deploy
 from demitasse.readers.caffe.layers import LAYERS
+from demitasse.readers.caffe.mean import read_mean
 from demitasse.readers.caffe.net import read_net
 from demitasse.readers.caffe.registry import load_plugin, reads
 
-__all__ = ["LayerBuilder", "Reading", "Trap", "explain", "read", "reads", "supported_layers"]
+__all__ = ["LayerBuilder", "Reading", "Trap", "explain", "read", "read_mean", "reads", "supported_layers"]
 
 
 def read(
@@ -88,7 +89,7 @@ def explain(
         readers |= load_plugin(path)
     net = read_net(prototxt, weights, phase=phase, level=level, stages=stages)
     return assemble(
-        deploy(net),
+        deploy(net, readers),
         readers,
         input_shapes=input_shapes or {},
         outputs=outputs,

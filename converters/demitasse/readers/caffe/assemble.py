@@ -64,9 +64,9 @@ def assemble(
     reserved = frozenset(value for step in steps for value in step.tops) | {entry.name for entry in net.inputs}
     assembly = Assembly(graph, reserved, missing_allowed)
     _add_inputs(graph, net.inputs, live, input_shapes)
-    _run_readers(needed, readers, assembly)
+    _run_readers(needed, readers, assembly, has_weights=net.has_weights)
     graph.outputs.extend(ends)
-    _record_layers(graph, steps)
+    _record_layers(graph, steps, net.dropped)
     _drop_dead_nodes(graph)
     graph.batch_is_dynamic = not assembly.batch_is_fixed and _holds_for_other_batches(graph)
     return Reading(graph, tuple(assembly.traps))
@@ -179,7 +179,9 @@ def _add_inputs(graph: Graph, inputs: Sequence[NetInput], live: set[str], shapes
         graph.add_input(entry.name, TensorType(tuple(shape)))
 
 
-def _run_readers(steps: Iterable[Step], readers: Mapping[str, LayerFunction], assembly: Assembly) -> None:
+def _run_readers(
+    steps: Iterable[Step], readers: Mapping[str, LayerFunction], assembly: Assembly, *, has_weights: bool
+) -> None:
     """Let each layer's reader add its operations; raise everything that is wrong together.
 
     A layer that can't be read leaves its tops without values; those that depend on it are passed over.
@@ -201,16 +203,18 @@ def _run_readers(steps: Iterable[Step], readers: Mapping[str, LayerFunction], as
         raise Unsupported("can't carry everything that this net asks for", offences)
     if len(faults) == 1 and not assembly.misfits:
         raise faults[0]
+    if assembly.misfits and not has_weights:
+        raise UsageError(f"no weight file is given, and layers need {len(assembly.misfits)} blobs; name a .caffemodel")
     if faults or assembly.misfits:
         lines = [*map(str, faults), *assembly.misfits]
         raise MalformedModel("\n  ".join(["the net and its weights don't fit:", *lines]))
 
 
-def _record_layers(graph: Graph, steps: Iterable[Step]) -> None:
-    for step in steps:
-        origin = origin_of(step.layer.name, step.layer.type, step.layer.where)
-        graph.layers.append(SourceLayer(origin, step.bottoms, step.tops))
-        graph.unused.update(value for value in step.tops if value not in graph.values)
+def _record_layers(graph: Graph, steps: Iterable[Step], dropped: Iterable[Layer]) -> None:
+    """Record every source layer and what it gives, also where the graph has no use for it."""
+    for layer, bottoms, tops in (*steps, *(Step(layer, layer.bottoms, layer.tops) for layer in dropped)):
+        graph.layers.append(SourceLayer(origin_of(layer.name, layer.type, layer.where), bottoms, tops))
+        graph.unused.update(value for value in tops if value not in graph.values)
 
 
 def _drop_dead_nodes(graph: Graph) -> None:

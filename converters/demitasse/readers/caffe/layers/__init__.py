@@ -11,13 +11,16 @@ from demitasse.readers.caffe.layers import (
     elementwise,
     normalization,
     pooling,
+    recurrent,
     shape,
+    training,
 )
 from demitasse.readers.caffe.registry import LayerFunction, collect
 
 __all__ = ["LAYERS"]
 
 LAYERS: dict[str, LayerFunction] = collect(
-    vars(family) for family in (activation, convolution, elementwise, normalization, pooling, shape)
+    vars(family)
+    for family in (activation, convolution, elementwise, normalization, pooling, recurrent, shape, training)
 )
 """The reader of each layer type."""

@@ -46,8 +46,10 @@ def batch_norm(layer: LayerBuilder) -> None:
     variance = layer.numbers(1, "variance", (channels,))
     factor = float(layer.numbers(2, "the scale factor of the statistics", (1,))[0])
     if not param.flag("use_global_stats", True):
-        _normalize_by_batch(layer, eps)
-        return
+        if layer.params.enum("phase", "TEST") == "TEST":
+            _normalize_by_batch(layer, eps)
+            return
+        layer.note("use_global_stats is false, as for training; it normalizes by the recorded statistics")
     # Caffe stores sums over the batches seen, and their weight; no batch seen means statistics of zero.
     if factor == 0:
         layer.trap("its scale factor is 0: mean and variance count as 0, not as NaN")

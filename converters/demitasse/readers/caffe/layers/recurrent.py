@@ -1,0 +1,160 @@
+"""Recurrent layers, unrolled over time (recurrent_layer.cpp, lstm_layer.cpp, lstm_unit_layer.cpp, rnn_layer.cpp).
+
+The first axis is time. Each step works on `[1, 1, N, ...]`, cut from `[1, T, N, ...]`: so a graph for another number of
+steps can't pass for one of this number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from demitasse.ir.ops import Binary, BinaryFunction, Concat, Dense, Reshape, Slice, Unary, UnaryFunction
+from demitasse.readers.caffe.builder import LayerBuilder
+from demitasse.readers.caffe.registry import reads
+
+_ADD = Binary(BinaryFunction.ADD)
+_MUL = Binary(BinaryFunction.MUL)
+_SIGMOID = Unary(UnaryFunction.SIGMOID)
+_TANH = Unary(UnaryFunction.TANH)
+
+# Each step takes about 15 operations; more steps than this are no net that anyone runs unrolled.
+MAX_STEPS = 2048
+
+
+class Sequences(NamedTuple):
+    """What a recurrent layer reads: the number of steps, samples and units, and the contributions to each step."""
+
+    steps: int
+    samples: int
+    units: int
+    gates: list[str]
+    cont: list[str]
+    initial: tuple[str, ...]
+
+
+def _sequences(layer: LayerBuilder, gates: int, states: int) -> tuple[Sequences, int]:
+    """Read bottoms and parameters that RNN and LSTM share; also return the number of blobs used.
+
+    Bottoms are `x [T, N, ...]`, `cont [T, N]`, optionally a static input `[N, ...]`, and with `expose_hidden` the
+    initial states `[1, N, units]`. Blobs are the kernel and bias of x, and the kernel of the static input.
+    """
+    param = layer.param("recurrent_param")
+    units = param.integer("num_output")
+    given = states if param.flag("expose_hidden") else 0
+    bottoms = layer.inputs(2 + given, 3 + given)
+    x, cont = bottoms[:2]
+    shape = layer.shape(x)
+    if units < 1 or len(shape) < 3 or layer.shape(cont) != shape[:2]:
+        raise layer.malformed(f"x {shape} and cont {layer.shape(cont)} have to start with steps and samples alike")
+    steps, samples = shape[:2]
+    if steps > MAX_STEPS:
+        raise layer.unsupported(f"{steps} time steps; layers are unrolled over {MAX_STEPS} at most")
+    features = x if len(shape) == 3 else layer.step("features", Reshape((0, 0, -1)), x)
+    width = gates * units
+    kernel = layer.weight(0, "input_kernel", (width, layer.shape(features)[2]))
+    total = layer.step("inputs", Dense(), features, kernel, layer.weight(1, "bias", (width,)))
+    blobs = 2
+    if len(bottoms) == 3 + given:
+        total = layer.step("inputs_with_static", _ADD, total, _static(layer, bottoms[2], samples, width))
+        blobs = 3
+    layer.fix_batch(f"it is time, {steps} steps of it, over which the layer is unrolled")
+    layer.trap("no state is kept from one run to the next: each starts from zeros, as if cont were 0 at the first step")
+    states_given = bottoms[len(bottoms) - given :]
+    shape = (1, 1, samples, units)
+    initial = [layer.step(f"initial_{index}", Reshape(shape), value) for index, value in enumerate(states_given)]
+    over_time = layer.step("inputs_over_time", Reshape((1, steps, samples, width)), total)
+    cont_over_time = layer.step("cont_over_time", Reshape((1, steps, samples, 1)), cont)
+    return (
+        Sequences(
+            steps,
+            samples,
+            units,
+            _cut(layer, "input", over_time, steps),
+            _cut(layer, "cont", cont_over_time, steps),
+            tuple(initial),
+        ),
+        blobs,
+    )
+
+
+def _static(layer: LayerBuilder, x: str, samples: int, width: int) -> str:
+    """Multiply the static input, the same at every step, by its kernel."""
+    shape = layer.shape(x)
+    if len(shape) < 2 or shape[0] != samples:
+        raise layer.malformed(f"a static input of shape {shape} doesn't fit {samples} samples")
+    flat = x if len(shape) == 2 else layer.step("static_features", Reshape((0, -1)), x)
+    kernel = layer.weight(2, "static_kernel", (width, layer.shape(flat)[1]))
+    return layer.step("static_inputs", Dense(), flat, kernel)
+
+
+def _cut(layer: LayerBuilder, what: str, value: str, steps: int) -> list[str]:
+    """Cut a value into its time steps, the second axis."""
+    if steps == 1:
+        return [value]
+    return [layer.step(f"{what}_{time}", Slice((1,), (time,), (time + 1,)), value) for time in range(steps)]
+
+
+def _joined(layer: LayerBuilder, what: str, values: Sequence[str]) -> str:
+    return values[0] if len(values) == 1 else layer.step(what, Concat(1), *values)
+
+
+@reads("LSTM")
+def lstm(layer: LayerBuilder) -> None:
+    """Run a long short-term memory over the steps of a sequence, unrolled; gates in the order i, f, o, g."""
+    sequences, blobs = _sequences(layer, gates=4, states=2)
+    units = sequences.units
+    kernel = layer.weight(blobs, "hidden_kernel", (4 * units, units))
+    hidden, cell = sequences.initial or (None, None)
+    outputs = []
+    for time, (gates, cont) in enumerate(zip(sequences.gates, sequences.cont, strict=True)):
+        if hidden is not None:
+            kept = layer.step(f"kept_{time}", _MUL, hidden, cont)
+            gates = layer.step(f"gates_{time}", _ADD, gates, layer.step(f"hidden_gates_{time}", Dense(), kept, kernel))
+        hidden, cell = _lstm_unit(layer, time, gates, cell, cont, units)
+        outputs.append(hidden)
+    shape = (sequences.steps, sequences.samples, units)
+    layer.emit(Reshape(shape), _joined(layer, "outputs", outputs))
+    if sequences.initial and hidden is not None and cell is not None:
+        for state in (hidden, cell):
+            layer.emit(Reshape((1, sequences.samples, units)), state)
+
+
+def _lstm_unit(layer: LayerBuilder, time: int, gates: str, cell: str | None, cont: str, units: int) -> tuple[str, str]:
+    """Compute one step of an LSTM, `c = cont * f * c + i * g`, `h = o * tanh(c)`; return h and c."""
+
+    def part(what: str, value: str, index: int, count: int = 1) -> str:
+        cut = Slice((3,), (index * units,), ((index + count) * units,))
+        return layer.step(f"{what}_{time}", cut, value)
+
+    opened = layer.step(f"opened_{time}", _SIGMOID, part("sigmoids", gates, 0, 3))
+    update = layer.step(f"update_{time}", _TANH, part("tanhs", gates, 3))
+    new = layer.step(f"new_{time}", _MUL, part("i", opened, 0), update)
+    if cell is not None:
+        forget = layer.step(f"forget_{time}", _MUL, part("f", opened, 1), cont)
+        new = layer.step(f"cell_{time}", _ADD, layer.step(f"old_{time}", _MUL, forget, cell), new)
+    squashed = layer.step(f"squashed_{time}", _TANH, new)
+    return layer.step(f"hidden_{time}", _MUL, part("o", opened, 2), squashed), new
+
+
+@reads("RNN")
+def rnn(layer: LayerBuilder) -> None:
+    """Run a plain recurrent net over the steps of a sequence, unrolled; both its layers end in tanh."""
+    sequences, blobs = _sequences(layer, gates=1, states=1)
+    units = sequences.units
+    kernel = layer.weight(blobs, "hidden_kernel", (units, units))
+    output_kernel = layer.weight(blobs + 1, "output_kernel", (units, units))
+    output_bias = layer.weight(blobs + 2, "output_bias", (units,))
+    hidden = sequences.initial[0] if sequences.initial else None
+    states = []
+    for time, (total, cont) in enumerate(zip(sequences.gates, sequences.cont, strict=True)):
+        if hidden is not None:
+            kept = layer.step(f"kept_{time}", _MUL, hidden, cont)
+            total = layer.step(f"total_{time}", _ADD, total, layer.step(f"carried_{time}", Dense(), kept, kernel))
+        hidden = layer.step(f"hidden_{time}", _TANH, total)
+        states.append(hidden)
+    outputs = layer.step("outputs", Dense(), _joined(layer, "states", states), output_kernel, output_bias)
+    squashed = layer.step("squashed", _TANH, outputs)
+    layer.emit(Reshape((sequences.steps, sequences.samples, units)), squashed)
+    if sequences.initial and hidden is not None:
+        layer.emit(Reshape((1, sequences.samples, units)), hidden)
