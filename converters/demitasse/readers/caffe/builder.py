@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from demitasse.errors import MalformedModel, Offence, Unsupported
 from demitasse.ir.graph import Graph, Origin
-from demitasse.ir.ops import AnyOp, Binary, BinaryFunction, Reshape, Shape, TensorType
+from demitasse.ir.ops import AnyOp, Binary, BinaryFunction, Cast, DType, Reshape, Shape, TensorType
 from demitasse.ir.weights import Array
 from demitasse.readers.caffe.net import Blob, Layer
 from demitasse.readers.caffe.params import Params
@@ -32,13 +32,15 @@ class Assembly:
     """Holds what the layers of a net have in common while its graph is built.
 
     `reserved` are the names of all blobs' values, given or not yet; `shared` maps blobs that several layers share to
-    their weight; `missing_allowed` gives zeros for weights that no file holds.
+    their weight; `whole` maps values that hold whole numbers, as Caffe's floats do, to the integers they were made of;
+    `missing_allowed` gives zeros for weights that no file holds.
     """
 
     graph: Graph
     reserved: frozenset[str]
     missing_allowed: bool
     shared: dict[tuple[str, str, Shape], str] = field(default_factory=dict)
+    whole: dict[str, str] = field(default_factory=dict)
     misfits: list[str] = field(default_factory=list)
     traps: list[Trap] = field(default_factory=list)
     batch_is_fixed: bool = False
@@ -267,6 +269,18 @@ class LayerBuilder:
         if factor == 1:
             return x
         return self.step(what, Binary(BinaryFunction.MUL), x, self.constant(f"{what}_by", factor))
+
+    def emit_whole(self, integers: str) -> str:
+        """Emit integers as the floats that Caffe has in their place, and remember them for `whole`."""
+        top = self.emit(Cast(DType.FLOAT32), integers)
+        self._assembly.whole[top] = integers
+        return top
+
+    def whole(self, value: str) -> str:
+        """Return the int32 form of a value that holds whole numbers: what it was made of, where that is known."""
+        if value not in self._assembly.whole:
+            self._assembly.whole[value] = self.step("whole", Cast(DType.INT32), value)
+        return self._assembly.whole[value]
 
     # --- what a user should know ---------------------------------------------------------------------------------
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 from demitasse.readers.caffe.layers import (
     activation,
     convolution,
+    detection,
     elementwise,
     normalization,
     pooling,
     recurrent,
+    resizing,
     shape,
     training,
 )
@@ -21,6 +23,17 @@ __all__ = ["LAYERS"]
 
 LAYERS: dict[str, LayerFunction] = collect(
     vars(family)
-    for family in (activation, convolution, elementwise, normalization, pooling, recurrent, shape, training)
+    for family in (
+        activation,
+        convolution,
+        detection,
+        elementwise,
+        normalization,
+        pooling,
+        recurrent,
+        resizing,
+        shape,
+        training,
+    )
 )
 """The reader of each layer type."""

@@ -9,11 +9,9 @@ import numpy as np
 from demitasse.ir.ops import (
     Binary,
     BinaryFunction,
-    Cast,
     Conv,
     ConvTranspose,
     Dense,
-    DType,
     Gather,
     Padding,
     Reshape,
@@ -172,7 +170,7 @@ def embed(layer: LayerBuilder) -> None:
     out, entries = param.integer("num_output"), param.integer("input_dim")
     table = layer.weight(0, "kernel", (entries, out))
     bias = layer.weight(1, "bias", (out,)) if param.flag("bias_term") else None
-    indices = layer.step("indices", Cast(DType.INT32), layer.x)
+    indices = layer.whole(layer.x)
     if bias is None:
         layer.emit(Gather(0), table, indices)
     else:

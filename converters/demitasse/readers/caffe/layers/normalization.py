@@ -128,3 +128,43 @@ def mvn(layer: LayerBuilder) -> None:
     deviation = layer.step("deviation", Unary(UnaryFunction.SQRT), variance)
     divisor = layer.step("divisor", _ADD, deviation, layer.constant("eps", eps))
     layer.emit(_DIV, centred, divisor)
+
+
+@reads("Normalize")
+def normalize(layer: LayerBuilder) -> None:
+    """Divide by the norm of all channels at a place, or of a whole sample, and multiply by a learned scale (SSD)."""
+    param = layer.param("norm_param")
+    shape = layer.shape(layer.x)
+    if len(shape) < 2:
+        raise layer.malformed(f"its input has the shape {shape}, and no channels")
+    axes = tuple(range(1, len(shape))) if param.flag("across_spatial") else (1,)
+    shared = param.flag("channel_shared")
+    own: Shape = () if shared else (shape[1],)
+    view: Shape = () if shared else (1, shape[1], *(1,) * (len(shape) - 2))
+    squares = layer.step("squares", Reduce(ReduceFunction.SUM_SQUARE, axes, keepdims=True), layer.x)
+    stable = layer.step("stable", _ADD, squares, layer.constant("eps", param.number("eps")))
+    norm = layer.step("norm", Unary(UnaryFunction.SQRT), stable)
+    normalized = layer.step("normalized", _DIV, layer.x, norm)
+    layer.emit(_MUL, normalized, layer.weight(0, "gamma", own, view=view))
+
+
+@reads("BN")
+def bn(layer: LayerBuilder) -> None:
+    """Normalize by recorded statistics and scale (PSPNet: 4 blobs), or scale and shift alone (SegNet: 2 blobs)."""
+    param = layer.param("bn_param")
+    channels, view = _per_channel(layer.shape(layer.x))
+    count = layer.blob_count
+    segnet = count == 2 or (count is None and any(name in param for name in ("bn_mode", "scale_filler")))
+    stored = layer.stored_shape(0)
+    own: Shape = (channels,) if stored is not None and len(stored) == 1 else (1, channels, 1, 1)
+    scale, shift = layer.numbers(0, "gamma", own).ravel(), layer.numbers(1, "beta", own).ravel()
+    if segnet:
+        param.ignore("momentum", "eps", "var_eps", "frozen")
+        if param.enum("bn_mode") != "INFERENCE":
+            raise layer.unsupported("bn_mode LEARN, which normalizes by the statistics of the batch at hand")
+    else:
+        mean, variance = layer.numbers(2, "mean", own).ravel(), layer.numbers(3, "variance", own).ravel()
+        scale = scale / np.sqrt(variance + param.number("eps"))
+        shift = shift - mean * scale
+    scaled = layer.step("scaled", _MUL, layer.x, layer.constant("scale", scale.reshape(view)))
+    layer.emit(_ADD, scaled, layer.constant("shift", shift.reshape(view)))

@@ -8,11 +8,9 @@ from demitasse.ir.ops import (
     AveragePool,
     Binary,
     BinaryFunction,
-    Cast,
     Compare,
     CompareFunction,
     Concat,
-    DType,
     MaxPool,
     Pad,
     Padding,
@@ -136,7 +134,7 @@ def emit_pool(layer: LayerBuilder, x: str, method: str, axes: list[PoolAxis]) ->
         indices = layer.inner("indices")
         top = layer.add(MaxPool(kernel, stride, pads, with_indices=True), [x], [layer.top(), indices])
         layer.trap("the mask counts places in each channel's own plane")
-        layer.emit(Cast(DType.FLOAT32), indices)
+        layer.emit_whole(indices)
         return top
     pads = tuple(Padding(0, axis.overhang) for axis in axes)
     if method == "AVE":

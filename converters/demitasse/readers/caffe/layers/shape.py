@@ -172,11 +172,11 @@ def argmax(layer: LayerBuilder) -> None:
         elif values_too:
             layer.add(TopK(k, axis), [layer.x], [layer.top(), layer.inner("places")])
         elif k == 1:
-            layer.emit(Cast(DType.FLOAT32), layer.step("places", ArgMax(axis, keepdims=True), layer.x))
+            layer.emit_whole(layer.step("places", ArgMax(axis, keepdims=True), layer.x))
         else:
             places = layer.inner("places")
             layer.add(TopK(k, axis), [layer.x], [layer.inner("values"), places])
-            layer.emit(Cast(DType.FLOAT32), places)
+            layer.emit_whole(places)
         return
     flat = layer.step("flat", Reshape((0, 1, -1)), layer.x)
     values, places = layer.inner("values"), layer.inner("places")
@@ -184,7 +184,7 @@ def argmax(layer: LayerBuilder) -> None:
     if values_too:
         layer.emit(Concat(1), layer.step("places_as_numbers", Cast(DType.FLOAT32), places), values)
     else:
-        layer.emit(Cast(DType.FLOAT32), places)
+        layer.emit_whole(places)
 
 
 @reads("Crop")
@@ -211,7 +211,7 @@ def crop(layer: LayerBuilder) -> None:
 def batch_reindex(layer: LayerBuilder) -> None:
     """Choose and reorder the samples of a batch."""
     x, indices = layer.inputs(2)
-    layer.emit(Gather(0), x, layer.step("indices", Cast(DType.INT32), indices))
+    layer.emit(Gather(0), x, layer.whole(indices))
 
 
 @reads("Permute")
