@@ -116,7 +116,7 @@ class Document:
             data["notes"] = tuple(data["notes"])
             data["labels"] = None if data["labels"] is None else tuple(data["labels"])
             return cls(**data)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise MalformedModel(f"its document is damaged: {error!r}", where=where) from error
 
     def with_tensors(self, names: Mapping[str, str]) -> Document:

@@ -250,7 +250,7 @@ class Graph:
         return readers
 
     def shell(self) -> Graph:
-        """Return a graph with the same inputs, layers and history, and neither nodes nor weights, for a pass to fill."""
+        """Return a graph with the same inputs, layers and history, without nodes or weights, for a pass to fill."""
         result = Graph(self.name, layers=self.layers, merged=dict(self.merged), notes=list(self.notes))
         result.unused = set(self.unused)
         result.preprocessing = self.preprocessing
@@ -302,7 +302,7 @@ def infer_types(graph: Graph, inputs: Mapping[str, Shape]) -> dict[str, TensorTy
 
 
 def _resolve(graph: Graph, origin: Origin, blob: str) -> LayerRecord:
-    """Follow the merges of a blob to a live value; a chain with one fold in it is a fold."""
+    """Follow the merges of a blob to a live value or a constant; a chain with one fold in it is a fold."""
     folded = False
     name = blob
     storage: Storage | None = None
@@ -311,13 +311,15 @@ def _resolve(graph: Graph, origin: Origin, blob: str) -> LayerRecord:
             status = Status.COMPARED if name == blob else Status.FOLDED if folded else Status.IDENTITY
             held = None if folded else storage or graph.values[name].storage
             return LayerRecord(origin, blob, status, name, held)
+        if name != blob and name in graph.weights:
+            return LayerRecord(origin, blob, Status.FOLDED, name, None)
         if name not in graph.merged:
             break
         merge = graph.merged[name]
         folded = folded or merge.kind is MergeKind.FOLDED
         storage = storage or merge.storage
         name = merge.into
-    status = Status.UNUSED if blob in graph.unused else Status.UNMAPPED
+    status = Status.UNUSED if graph.unused.intersection((blob, name)) else Status.UNMAPPED
     return LayerRecord(origin, blob, status, None, None)
 
 

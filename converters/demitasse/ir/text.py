@@ -43,13 +43,11 @@ def _node(node: Node, graph: Graph) -> str:
 
 
 def _typed(value: Value) -> str:
-    return f"{value.name}: {value.type}{_stored(value.storage)}"
+    storage = "" if value.storage.is_identity else _stored(value.storage)
+    return f"{value.name}: {value.type}{storage}"
 
 
 def _stored(storage: Storage) -> str:
-    """Say how a value's elements are ordered, unless they are as in the source."""
-    if storage.is_identity:
-        return ""
     view = "" if storage.view is None else f" of {_attribute(storage.view)}"
     return f" stored by {_attribute(storage.axes)}{view}"
 

@@ -7,10 +7,12 @@ the writer streams one tensor at a time.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +23,9 @@ from demitasse.ir.ops import DType, TensorType
 __all__ = ["Array", "WeightMap"]
 
 Array: TypeAlias = npt.NDArray[Any]
+
+# A compressed archive of weights shrinks a few times; one that shrank more than this was made to fill the memory.
+MOST_GROWTH = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +100,7 @@ class WeightMap(Mapping[str, Array]):
         Raises:
             UsageError: the suffix is neither.
         """
-        arrays = {name: np.ascontiguousarray(self[name]) for name in self}
+        arrays = {name: np.asarray(self[name], order="C") for name in self}
         partial = path.with_name(f".{path.name}.partial")
         try:
             match path.suffix:
@@ -118,23 +123,46 @@ class WeightMap(Mapping[str, Array]):
 
         Raises:
             UsageError: the suffix is neither .safetensors nor .npz.
-            MalformedModel: the file is not of its format.
+            MalformedModel: the file is not of its format, or holds an element type that weights don't have.
         """
         try:
             match path.suffix:
                 case ".safetensors":
-                    from safetensors.numpy import load_file
-
-                    return cls(load_file(path))
+                    arrays = _read_safetensors(path)
                 case ".npz":
-                    with np.load(path, allow_pickle=False) as archive:
-                        return cls({name: archive[name] for name in archive.files})
+                    arrays = _read_npz(path)
                 case suffix:
                     raise UsageError(f"can't load weights from {suffix!r}; use .safetensors or .npz")
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, EOFError, MemoryError) as error:
             raise MalformedModel(f"not a readable weight map: {error}", where=str(path)) from error
-        except Exception as error:
-            # safetensors raises an exception class of its own that derives from Exception alone.
-            if type(error).__name__ != "SafetensorError":
-                raise
-            raise MalformedModel(f"not a readable weight map: {error}", where=str(path)) from error
+        known = {dtype.value for dtype in DType}
+        wrong = [f"{name!r} is {array.dtype.name}" for name, array in arrays.items() if array.dtype.name not in known]
+        if wrong:
+            message = f"{', '.join(wrong)}; weights are one of {', '.join(sorted(known))}: save real numbers as float32"
+            raise MalformedModel(message, where=str(path))
+        return cls(arrays)
+
+
+def _read_safetensors(path: Path) -> dict[str, Array]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, KeyError) as error:  # KeyError: an element type that numpy doesn't have
+        raise ValueError(str(error)) from error
+
+
+def _read_npz(path: Path) -> dict[str, Array]:
+    try:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("it holds one array without a name; np.savez writes an archive of named ones")
+            with archive, ZipFile(path) as entries:
+                unpacked = sum(entry.file_size for entry in entries.infolist())
+                if unpacked > MOST_GROWTH * path.stat().st_size:
+                    raise ValueError(f"it would unpack to {unpacked} bytes, more than {MOST_GROWTH} times its size")
+                return {name: archive[name] for name in archive.files}
+    except (BadZipFile, zlib.error, NotImplementedError) as error:
+        raise ValueError(str(error)) from error
