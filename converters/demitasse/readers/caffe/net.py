@@ -179,6 +179,8 @@ def read_net(
 def _net(message: Message, path: Path, store: WeightFile | None, state: _State | None) -> Net:
     """Put a net together; without a state, every layer is kept."""
     fields = Params(message, message_spec("NetParameter"), (), set(), "")
+    for spelling in ("layer", "layers"):
+        fields.blocks(spelling)  # refuses what is no block
     drafts = [_draft(layer) for layer in upgraded_layers(message)]
     _refuse_all(_faults_of_form(drafts), "layers that can't be read")
     kept = [draft for draft in drafts if state is None or _included(draft, fields, state)]

@@ -22,9 +22,12 @@ _MAX_FIELDS = 1_000_000
 _MAX_DEPTH = 100  # protobuf's own limit
 
 _REAL = r"(?:\d++\.\d*+|\.\d++|\d++(?=[eEfF]))(?:[eE][-+]?\d++)?[fF]?"
+_SKIPPED = r"(?:[ \t\r\n\f\v]++|\#[^\n]*+)*+"  # blanks and comments; possessive, so that nothing is tried twice
+_BLANKS = re.compile(_SKIPPED)
+_NUMBER_LIKE = re.compile(r"-?[.\d][-+.\w]*+", re.ASCII)
 _TOKEN = re.compile(
     rf"""
-    (?:[ \t\r\n\f\v]++|\#[^\n]*+)*+             # blanks and comments; possessive, so that nothing is tried twice
+    {_SKIPPED}
     (?: (?P<word>[A-Za-z_]\w*+)
       | (?P<mark>[{{}}<>:;,\[\]])
       | (?P<whole>-?[ \t]*+(?:0[xX][0-9a-fA-F]++|\d++))(?![\w.])
@@ -86,13 +89,16 @@ class _Parser:
         self.line = 1
         self.counted = 0
         self.fields_left = _MAX_FIELDS
+        self.kind: str | None = None
+        self.token = ""
         self.advance()
 
     def advance(self) -> None:
-        """Step to the next token."""
+        """Step to the next token; what is none becomes one of kind `bad`, which no rule accepts."""
         match = _TOKEN.match(self.text, self.position)
         if match is None:
-            raise self.no_token()
+            self.kind, self.token = "bad", self.no_token()
+            return
         self.kind = match.lastgroup
         self.token = match[self.kind] if self.kind else ""
         self.position = match.end()
@@ -242,20 +248,15 @@ class _Parser:
         self.position = match.end()
         self.advance()
 
-    def no_token(self) -> MalformedModel:
-        """Return the error for text that is no token: a stray character, an open string, a malformed number."""
-        blanks = re.compile(r"(?:[ \t\r\n\f\v]++|#[^\n]*+)*+").match(self.text, self.position)
+    def no_token(self) -> str:
+        """Describe text that is no token: a stray character, an open string, a malformed number."""
+        blanks = _BLANKS.match(self.text, self.position)
         self.start = blanks.end() if blanks else self.position
         first = self.text[self.start]
         if first in "\"'":
-            self.token = "a string that isn't closed on its line"
-        elif first.isdigit() or first in "-.":
-            found = re.compile(r"[-.\w]+").match(self.text, self.start)
-            self.token = f"{found[0][:40] if found else first!r}, which is no number"
-        else:
-            self.token = repr(first)
-        self.kind = "bad"
-        return self.fault("a name, a value or a bracket")
+            return "a string that isn't closed on its line"
+        number = _NUMBER_LIKE.match(self.text, self.start)
+        return f"{number[0][:40]}, which is no number" if number else repr(first)
 
     def fault(self, expected: str) -> MalformedModel:
         """Return an error with the place, what was expected and found, and the line with a mark under the column."""

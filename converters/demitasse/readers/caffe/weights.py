@@ -21,11 +21,12 @@ from demitasse.readers.caffe import prototxt, wire
 from demitasse.readers.caffe.message import Array, Message, Source, Word
 from demitasse.readers.caffe.upgrade import upgraded_layers
 
-__all__ = ["Blob", "LayerWeights", "WeightFile", "map_file", "read_structure", "read_weights"]
+__all__ = ["Blob", "LayerWeights", "WeightFile", "blob_of", "map_file", "read_structure", "read_weights"]
 
 _MAX_AXES = 32  # kMaxBlobAxes in include/caffe/blob.hpp
 _DEFLATE_RATIO = 1032
 """The most that deflate, the densest of HDF5's own filters, can pack: https://zlib.net/zlib_tech.html."""
+_NUMBER_FIELDS: dict[str, np.dtype[Any]] = {"data": np.dtype("<f4"), "double_data": np.dtype("<f8")}
 _RAW_TYPES: dict[str, np.dtype[Any]] = {
     "FLOAT16": np.dtype("<f2"),
     "FLOAT": np.dtype("<f4"),
@@ -146,10 +147,10 @@ def map_file(path: Path) -> memoryview:
 def _layer_weights(layer: Message) -> LayerWeights:
     name, kind = (_text(layer, key) for key in ("name", "type"))
     blobs = enumerate(layer.messages("blobs"))
-    return LayerWeights(name, kind, {index: _blob(blob, f"layer {name!r}, blob {index}") for index, blob in blobs})
+    return LayerWeights(name, kind, {index: blob_of(blob, f"layer {name!r}, blob {index}") for index, blob in blobs})
 
 
-def _blob(message: Message, owner: str) -> Blob:
+def blob_of(message: Message, owner: str) -> Blob:
     """Read one BlobProto, binary or text.
 
     Raises:
@@ -187,15 +188,17 @@ def _numbers(message: Message, where: str) -> Array:
     if raw is not None and isinstance(raw.value, memoryview):
         return _raw_numbers(message, raw.value, where)
     parts: list[Array] = []
-    for name, dtype in (("data", np.float32), ("double_data", np.float64)):
+    for name, dtype in _NUMBER_FIELDS.items():
         for entry in message.all(name):
             value = entry.value
             if isinstance(value, Word):
                 value = _special(value, where)
-            if isinstance(value, np.ndarray):
-                parts.append(value if message.source.unit == "byte" else value.astype(dtype))
-            elif isinstance(value, int | float):
-                parts.append(np.full(1, value, dtype))
+            if isinstance(value, np.ndarray) and message.source.unit == "byte":
+                parts.append(value)
+            elif isinstance(value, np.ndarray | int | float):
+                with np.errstate(over="ignore"):
+                    numbers: Array = np.asarray(value, np.float64).astype(dtype)
+                parts.append(numbers.reshape(-1))
             else:
                 raise MalformedModel(f"{name} has something other than numbers", where=where)
         if parts:

@@ -28,6 +28,7 @@ _MAX_DEPTH = 100
 """Nesting allowed in groups that are skipped; protobuf's own limit."""
 
 _NUMBERS: dict[Kind, np.dtype[Any]] = {Kind.FLOATS: np.dtype("<f4"), Kind.DOUBLES: np.dtype("<f8")}
+_DELIMITED = frozenset((Kind.MESSAGE, Kind.STRING, Kind.BYTES, *_NUMBERS))
 _STRUCTURE = frozenset(("ParamSpec", "BlobProto", "NetStateRule", "V0LayerParameter"))
 _LAST_COMMON_NUMBER = 146  # recurrent_param; forks number their own blocks from here on
 
@@ -98,7 +99,9 @@ class _Decoder:
 
     def delimited(self, found: Message, field: FieldSpec | None, span: _Span) -> None:
         """Add what a length-delimited field holds: a message, a string, bytes, or packed numbers."""
-        if field is None:
+        if field is not None and field.kind is Kind.UNUSED:
+            return
+        if field is None or not (field.repeated or field.kind in _DELIMITED):
             found.add(f"#{span.number}", self.unknown(_BYTES, span), span.start)
         elif field.kind is Kind.MESSAGE:
             found.add(field.name, self.message(message_spec(field.message), span.start, span.end), span.start)
@@ -109,7 +112,7 @@ class _Decoder:
             found.add(field.name, text, span.start)
         elif field.kind is Kind.BYTES:
             found.add(field.name, self.data[span.start : span.end], span.start)
-        elif field.kind is not Kind.UNUSED:
+        else:
             self.packed(found, field, span)
 
     def numbers(self, dtype: np.dtype[Any], span: _Span) -> Array:
