@@ -383,6 +383,12 @@ def test_a_caffemodel_alone_gives_its_own_structure(golden: Path) -> None:
         assert sum(len(one.blobs) for one in alone.layers) == sum(len(one.blobs) for one in both.layers)
 
 
+def test_the_phase_that_a_snapshot_was_trained_in_says_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "net.caffemodel"
+    path.write_bytes(net(layer("a", "ReLU", bottom="data", top="a", extra=field(10, 0))))
+    assert read_net(None, path).layers[0].unread() == []
+
+
 def test_an_old_caffemodel_alone_takes_what_nobody_writes_for_inputs(golden: Path) -> None:
     found = read_net(None, golden / "caffe-forms" / "legacy_v1_layers" / "v1.caffemodel")
     assert [(source.name, source.shape) for source in found.inputs] == [("data", None)]

@@ -195,7 +195,7 @@ def _net(message: Message, path: Path, store: WeightFile | None, state: _State |
     layers, namesakes = _with_own_names(layers, weighted)
     attached, unused, notes = _attached(layers, store)
     for layer in attached:
-        _note_phase(layer, state.phase if state is not None else "TEST")
+        _note_phase(layer, state)
     return Net(
         name=fields.text("name", ""),
         inputs=tuple(inputs),
@@ -417,10 +417,13 @@ def _with_blobs(layer: Layer, own: LayerWeights | None, shared: dict[str, Blob],
     return replace(layer, blobs=tuple(blobs[index] for index in sorted(blobs)))
 
 
-def _note_phase(layer: Layer, phase: str) -> None:
-    """Count a layer's own phase as read where it says nothing new; another one stays to be reported."""
+def _note_phase(layer: Layer, state: _State | None) -> None:
+    """Count a layer's own phase as read where it says nothing new; another one stays to be reported.
+
+    The layers of a snapshot all carry the phase of the net that was trained, whatever they are used for now.
+    """
     own = layer.message.last("phase")
-    if own is not None and own.value == phase:
+    if state is None or (own is not None and own.value == state.phase):
         layer.reads.add(("phase",))
 
 
