@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,8 @@ __all__ = [
     "rank",
     "wilson",
 ]
+
+Floats: TypeAlias = npt.NDArray[np.float64]
 
 # Elements widened to float64 at a time: they stay in a core's nearest cache, and BLAS starts no threads for so few.
 BLOCK = 1 << 13
@@ -61,14 +63,30 @@ class Sums:
         if reference.shape != candidate.shape:
             raise ValueError(f"shapes {reference.shape} and {candidate.shape} differ")
         flat_reference, flat_candidate = reference.ravel(), candidate.ravel()
-        total = cls()
-        for start in range(0, flat_reference.size, BLOCK):
-            block = slice(start, start + BLOCK)
-            total += _block(
-                flat_reference[block].astype(np.float64, copy=False),
-                flat_candidate[block].astype(np.float64, copy=False),
-            )
-        return total
+        figures = np.zeros((-(-flat_reference.size // BLOCK), len(_FIGURES)))
+        with np.errstate(invalid="ignore", over="ignore"):
+            for place, figure in enumerate(figures):
+                block = slice(place * BLOCK, (place + 1) * BLOCK)
+                _measure(
+                    flat_reference[block].astype(np.float64, copy=False),
+                    flat_candidate[block].astype(np.float64, copy=False),
+                    figure,
+                )
+            # Maxima that meet a NaN are NaN, as sums are.
+            peak, lowest, max_abs = figures[:, :3].max(axis=0, initial=0.0).tolist()
+            total, square, square_reference, square_candidate, product = figures[:, 3:].sum(axis=0).tolist()
+        return cls(
+            count=reference.size,
+            nonfinite=0 if math.isfinite(square_candidate) else _nonfinite(candidate),
+            reference_nonfinite=0 if math.isfinite(square_reference) else _nonfinite(reference),
+            peak=_greater(peak, lowest),
+            max_abs=max_abs,
+            abs=total,
+            square=square,
+            square_reference=square_reference,
+            square_candidate=square_candidate,
+            product=product,
+        )
 
     def __add__(self, other: Sums) -> Sums:
         return Sums(
@@ -90,26 +108,16 @@ def _greater(a: float, b: float) -> float:
     return a if math.isnan(a) or a >= b else b
 
 
-def _block(reference: npt.NDArray[np.float64], candidate: npt.NDArray[np.float64]) -> Sums:
-    with np.errstate(invalid="ignore", over="ignore"):
-        error = candidate - reference
-        square = float(error @ error)
-        square_reference = float(reference @ reference)
-        square_candidate = float(candidate @ candidate)
-        product = float(candidate @ reference)
-        np.abs(error, out=error)
-        return Sums(
-            count=reference.size,
-            nonfinite=0 if math.isfinite(square_candidate) else _nonfinite(candidate),
-            reference_nonfinite=0 if math.isfinite(square_reference) else _nonfinite(reference),
-            peak=max(float(reference.max()), -float(reference.min())),
-            max_abs=float(error.max()),
-            abs=float(error.sum()),
-            square=square,
-            square_reference=square_reference,
-            square_candidate=square_candidate,
-            product=product,
-        )
+# What is measured of a block, in this order: maxima first, then sums.
+_FIGURES = ("highest", "lowest", "max_abs", "abs", "square", "square_reference", "square_candidate", "product")
+
+
+def _measure(reference: Floats, candidate: Floats, figures: Floats) -> None:
+    """Measure one block of each tensor into a row of `_FIGURES`."""
+    error = candidate - reference
+    figures[4:] = error @ error, reference @ reference, candidate @ candidate, candidate @ reference
+    np.abs(error, out=error)
+    figures[:4] = reference.max(), -reference.min(), error.max(), error.sum()
 
 
 def _nonfinite(array: Array) -> int:

@@ -18,7 +18,7 @@ from typing import Any
 from demitasse.errors import UsageError
 from demitasse_validation.metrics import METRICS
 
-__all__ = ["DEFAULTS", "BlobKind", "Rule", "Tolerances"]
+__all__ = ["DEFAULT", "DEFAULTS", "BlobKind", "Rule", "Tolerances"]
 
 
 class BlobKind(enum.Enum):
@@ -173,3 +173,7 @@ def _rule(table: Mapping[str, Any]) -> Rule:
         kind=None if kind is None else BlobKind(kind),
         top1_margin=float(table.get("top1_margin", 0.0)),
     )
+
+
+# What is used where nobody says otherwise.
+DEFAULT = Tolerances()

@@ -30,7 +30,7 @@ class OpenCvRunner:
         MissingDependency: OpenCV isn't installed, or is a release without the Caffe importer.
     """
 
-    def __init__(self, source: Path, weights: Path, graph: Graph, *, threads: int | None = None) -> None:
+    def __init__(self, source: Path, weights: Path | None, graph: Graph, *, threads: int | None = None) -> None:
         try:
             import cv2
         except ImportError as error:
@@ -52,7 +52,7 @@ class OpenCvRunner:
         self._net: Any = None
         try:
             with _quiet():
-                self._net = cv2.dnn.readNetFromCaffe(str(source), str(weights))
+                self._net = cv2.dnn.readNetFromCaffe(str(source), str(weights or ""))
         except cv2.error as error:
             self._refusal = _reason(error)
             return

@@ -30,7 +30,7 @@ class PyCaffeRunner:
         MalformedModel: Caffe refuses the net. (Where Caffe aborts the process instead, nothing can be caught.)
     """
 
-    def __init__(self, source: Path, weights: Path, graph: Graph, *, threads: int | None = None) -> None:
+    def __init__(self, source: Path, weights: Path | None, graph: Graph, *, threads: int | None = None) -> None:
         if not is_installed():
             raise MissingDependency("running Caffe itself", "caffe", "caffe")
         import caffe
@@ -42,7 +42,8 @@ class PyCaffeRunner:
         self.inputs = specs(graph, graph.inputs)
         self.outputs = specs(graph, graph.outputs)
         try:
-            self._net = caffe.Net(str(source), caffe.TEST, weights=str(weights))
+            given = {} if weights is None else {"weights": str(weights)}
+            self._net = caffe.Net(str(source), caffe.TEST, **given)
         except RuntimeError as error:
             raise MalformedModel(f"Caffe refuses it: {error}", where=str(source)) from error
         # For each layer, the names that the graph has for what it writes: in the order of its tops.

@@ -1,0 +1,239 @@
+"""Compares artifacts with their source, layer by layer, on the same inputs.
+
+The evaluator's float64 results are the measure. An independent runtime of the source is measured by them as well, so
+that a source which the project misreads is not proven right by artifacts that share the mistake. Everything runs one
+step at a time (one sample, or as many as an artifact takes at once), and only sums are kept from step to step.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from demitasse import __version__
+from demitasse.errors import MissingDependency, UsageError
+from demitasse.ir.document import Document, SourceFile
+from demitasse.ir.graph import Graph
+from demitasse.ir.ops import Shape
+from demitasse.ir.preprocessing import Preprocessing
+from demitasse.passes.batch import can_change_batch, with_batch
+from demitasse.readers import read, source_format
+from demitasse.targets import target_of
+from demitasse_validation.environment import environment
+from demitasse_validation.inputs import Inputs, Random, Step, inputs_for
+from demitasse_validation.report import Finding, Report, Severity
+from demitasse_validation.runtimes import Runner, open_runner
+from demitasse_validation.runtimes.evaluator import EvaluatorRunner
+from demitasse_validation.subject import Subject
+from demitasse_validation.tolerances import DEFAULT, Rule, Tolerances
+from demitasse_validation.witness import Witness
+
+__all__ = ["Progress", "compare", "document_of"]
+
+# Told what is being done, how many steps of it are done, and how many there are.
+Progress: TypeAlias = Callable[[str, int, int], None]
+
+
+def compare(
+    artifacts: Sequence[Path | str],
+    source: Path | str,
+    weights: Path | str | None = None,
+    *,
+    inputs: Path | str | Random | Sequence[Path] | None = None,
+    preprocessing: Preprocessing | None = None,
+    labels: Sequence[str] | None = None,
+    top: int = 5,
+    tolerances: Tolerances = DEFAULT,
+    independent: bool = True,
+    threads: int | None = None,
+    plugins: Iterable[Path] = (),
+    progress: Progress | None = None,
+) -> Report:
+    """Run artifacts and their source on the same inputs and compare every layer and output.
+
+    Args:
+        artifacts: files or folders that `demitasse convert` wrote.
+        source: what they were made from; see `demitasse.readers.read`.
+        weights: the file with the weights, where the source doesn't hold them.
+        inputs: a folder of images, a list of them (.txt), one image, or arrays in the source's layout (.npz, .npy); a
+            sequence of image files; or `Random`. None takes a few random inputs.
+        preprocessing: how images become inputs; by default what the artifacts carry, or else what the source says.
+        labels: names of the classes; by default those that the artifacts carry.
+        top: how many classes a sample's ranking shows.
+        tolerances: by default the rules of `tolerances.DEFAULTS` alone.
+        independent: whether to run the source in a runtime besides the evaluator.
+        threads: limits what each runtime uses; None leaves its own default.
+        plugins: Python files with readers for further layer types; they are run.
+        progress: called as the work goes on.
+
+    Raises:
+        UsageError: an artifact or input is missing or doesn't fit, or an artifact carries no document.
+        MissingDependency: a runtime that is needed isn't installed. None is skipped silently.
+        MalformedModel, Unsupported: see `demitasse.errors`.
+    """
+    start = time.perf_counter()
+    source, weights = Path(source), None if weights is None else Path(weights)
+    documents = {Path(path): document_of(Path(path)) for path in artifacts}
+    if not documents:
+        raise UsageError("there is nothing to compare: name an artifact")
+    graph = _read(source, weights, documents, plugins)
+    contract = preprocessing or _carried_contract(documents) or graph.preprocessing
+    given = inputs_for(graph, Random() if inputs is None else inputs, contract)
+    subjects = [
+        Subject(path, document, open_runner(path, threads=threads), graph, tolerances, top, labels or document.labels)
+        for path, document in documents.items()
+    ]
+    witnesses = [
+        Witness(name, runner, graph, tolerances)
+        for name, runner in (_independent(source, weights, graph, threads) if independent else ())
+    ]
+    run = _Run(graph, given, subjects, witnesses, progress)
+    run.everything()
+    files = tuple(SourceFile.of(path) for path in (source, weights) if path is not None)
+    reports = tuple(subject.report() for subject in subjects)
+    opinions = tuple(witness.report() for witness in witnesses)
+    used = [rule for rules in ([s.used_rules for s in subjects] + [w.used_rules for w in witnesses]) for rule in rules]
+    return Report(
+        tool=f"demitasse {__version__}",
+        source_format=source_format(source),
+        source=tuple(asdict(file) for file in files),
+        inputs={
+            "kind": given.kind,
+            "samples": list(given.names),
+            "preprocessing": given.preprocessing.to_dict() if given.preprocessing else None,
+        },
+        environment=environment(),
+        evaluator=run.evaluator.runtime,
+        runtimes=opinions,
+        artifacts=reports,
+        findings=tuple(_findings(documents, files, contract, tolerances, used)),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def document_of(path: Path) -> Document:
+    """Read what an artifact says about itself.
+
+    Raises:
+        UsageError: there is no such file, its suffix is no target's, or it carries no document.
+        MalformedModel: the file or its document is damaged.
+    """
+    target = target_of(path)
+    if target is None:
+        raise UsageError(f"{path}: no artifact's name ends like this")
+    if not path.exists():
+        raise UsageError(f"{path}: there is no such file")
+    document = target.read_document(path)
+    if document is None:
+        raise UsageError(
+            f"{path}: carries no document, so nothing says which of its tensors is which layer of the source; only "
+            "artifacts that demitasse wrote can be validated"
+        )
+    return document
+
+
+def _read(source: Path, weights: Path | None, documents: Mapping[Path, Document], plugins: Iterable[Path]) -> Graph:
+    """Read the source with the input shapes that the artifacts were made with, and free its batch where it can be."""
+    shapes: dict[str, Shape] = {}
+    for path, document in documents.items():
+        for name, shape in document.options.get("input_shapes", {}).items():
+            if shapes.setdefault(name, tuple(shape))[1:] != tuple(shape)[1:]:
+                raise UsageError(f"{path}: was made for another shape of input {name!r} than the other artifacts")
+    graph = read(source, weights, input_shapes=shapes or None, plugins=plugins)
+    return with_batch(graph, 1, dynamic=True) if can_change_batch(graph) is None else graph
+
+
+def _carried_contract(documents: Mapping[Path, Document]) -> Preprocessing | None:
+    """Return the preprocessing of the first artifact that carries all of it: folded parts are in its graph instead."""
+    for path, document in documents.items():
+        if document.preprocessing is not None and not document.options.get("fold_preprocessing"):
+            return Preprocessing.from_dict(document.preprocessing, where=str(path))
+    return None
+
+
+def _independent(source: Path, weights: Path | None, graph: Graph, threads: int | None) -> Iterator[tuple[str, Runner]]:
+    """Open the runtimes that read the source by themselves: OpenCV for Caffe nets, and Caffe where it is installed."""
+    if source_format(source) != "caffe":
+        return
+    from demitasse_validation.runtimes.opencv import OpenCvRunner
+    from demitasse_validation.runtimes.pycaffe import PyCaffeRunner, is_installed
+
+    try:
+        yield "opencv", OpenCvRunner(source, weights, graph, threads=threads)
+    except MissingDependency:
+        if not is_installed():
+            raise
+    if is_installed():
+        yield "pycaffe", PyCaffeRunner(source, weights, graph, threads=threads)
+
+
+# --- the run ---------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Run:
+    """A whole validation: every step once through the evaluator, then through all that is measured by it."""
+
+    graph: Graph
+    inputs: Inputs
+    subjects: Sequence[Subject]
+    witnesses: Sequence[Witness]
+    progress: Progress | None
+
+    def __post_init__(self) -> None:
+        self.evaluator = EvaluatorRunner(self.graph)
+
+    def everything(self) -> None:
+        """Run all samples, for each number of them that artifacts take at once; the witnesses join the first round."""
+        rounds: dict[int, list[Subject]] = {}
+        for subject in self.subjects:
+            if subject.can_run:
+                rounds.setdefault(subject.batch(self.inputs.stacked), []).append(subject)
+        total = sum(-(-len(self.inputs) // batch) for batch in rounds)
+        done = 0
+        for place, (batch, subjects) in enumerate(sorted(rounds.items())):
+            for step in self.inputs.steps(batch):
+                self._tell(done, total)
+                self._step(step, subjects, self.witnesses if place == 0 else ())
+                done += 1
+        self._tell(done, total)
+
+    def _tell(self, done: int, total: int) -> None:
+        if self.progress is not None:
+            self.progress("compare", done, total)
+
+    def _step(self, step: Step, subjects: Sequence[Subject], witnesses: Sequence[Witness]) -> None:
+        wanted = frozenset[str]().union(*[s.blobs for s in subjects], *[w.blobs for w in witnesses])
+        reference = self.evaluator.run_layers(step.feeds, wanted)
+        for witness in witnesses:
+            witness.add(step, reference)
+        for subject in subjects:
+            subject.add(step, reference)
+
+
+def _findings(
+    documents: Mapping[Path, Document],
+    files: Sequence[SourceFile],
+    contract: Preprocessing | None,
+    tolerances: Tolerances,
+    used: Collection[Rule],
+) -> Iterator[Finding]:
+    """Report what concerns the call as a whole."""
+    hashes = {file.sha256 for file in files}
+    for path, document in documents.items():
+        others = [file.name for file in document.source if file.sha256 not in hashes]
+        if others:
+            message = f"{path.name} was made from another {' and '.join(others)} than it is compared with"
+            yield Finding(Severity.WARNING, "other-source", message)
+        if contract is None or document.preprocessing is None or document.options.get("fold_preprocessing"):
+            continue
+        if Preprocessing.from_dict(document.preprocessing, where=str(path)) != contract:
+            message = f"{path.name} carries another preprocessing than it is compared with"
+            yield Finding(Severity.WARNING, "other-preprocessing", message)
+    for rule in tolerances.overrides:
+        if rule not in used:
+            message = f"the tolerance for layer {rule.layer!r} and target {rule.target!r} applies to nothing here"
+            yield Finding(Severity.WARNING, "unused-tolerance", message)

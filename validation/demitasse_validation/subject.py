@@ -1,0 +1,331 @@
+"""One artifact under validation: what it promises, what it gives, and what that amounts to."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from demitasse.errors import UsageError
+from demitasse.ir.document import Document, Port
+from demitasse.ir.graph import Graph, Status, Storage
+from demitasse.ir.weights import Array
+from demitasse_validation.align import Alignment, Link, align, sources_of_divergence
+from demitasse_validation.inputs import Step
+from demitasse_validation.ranks import Ranks, blob_kind, class_axis
+from demitasse_validation.report import ArtifactReport, Finding, LayerResult, Ranked, Severity
+from demitasse_validation.runtimes import Runner, TensorSpec
+from demitasse_validation.tally import Tally, describe_excess
+from demitasse_validation.tolerances import Rule, Tolerances
+
+__all__ = ["Subject"]
+
+
+@dataclass
+class Subject:
+    """An artifact, its document, its runtime, and the sums over the samples that it has been run on.
+
+    `labels` are those that ranks are shown with; `top` is how many classes they show.
+    """
+
+    path: Path
+    document: Document
+    runner: Runner
+    graph: Graph
+    tolerances: Tolerances
+    top: int
+    labels: Sequence[str] | None
+    alignment: Alignment = field(init=False)
+    used_rules: list[Rule] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        tensors = [record.tensor for record in self.document.provenance if record.tensor and record.axes is not None]
+        self.alignment = align(self.graph, self.document, self.runner.missing(tensors))
+        self._layers = {link.blob: Tally() for link in self.alignment.links if link.storage is not None}
+        self._outputs = {port.name: Tally() for port in self._comparable_outputs()}
+        self._interface = tuple(self._interface_faults())
+        self._ranks: list[Ranks] = []
+        for port in self._comparable_outputs():
+            axis = class_axis(self.graph, port.name, self.labels)
+            if axis is not None:
+                kind, rule = blob_kind(self.graph, port.name), self._rule(port.name, [port.name])
+                self._ranks.append(Ranks(port.name, axis, self.top, self.labels, rule, kind))
+
+    # --- what it takes ---
+
+    @property
+    def folds_preprocessing(self) -> bool:
+        """Whether it takes pixels where the source takes prepared values."""
+        return bool(self.document.options.get("fold_preprocessing"))
+
+    @property
+    def blobs(self) -> frozenset[str]:
+        """The source's blobs that it is compared by."""
+        return frozenset(self._layers) | frozenset(self._outputs)
+
+    def batch(self, stacked: Collection[str]) -> int:
+        """Return how many samples it takes at once; 1 where it takes any number."""
+        sizes = set()
+        for port in self.document.inputs:
+            spec = self.runner.inputs.get(port.tensor)
+            if port.name in stacked and spec is not None and 0 in port.axes:
+                size = spec.shape[port.axes.index(0)]
+                sizes.add(1 if size is None else size)
+        return max(sizes, default=1)
+
+    @property
+    def can_run(self) -> bool:
+        """Whether its inputs are what its document says."""
+        return all(port.tensor in self.runner.inputs for port in self.document.inputs)
+
+    def _feeds(self, step: Step) -> dict[str, Array]:
+        feeds = {}
+        for port in self.document.inputs:
+            array = step.feeds.get(port.name)
+            if array is None:
+                raise UsageError(f"{self.path}: its input {port.name!r} is no input of the source")
+            if self.folds_preprocessing:
+                if step.pixels is None:
+                    raise UsageError(f"{self.path}: takes pixels; compare it on images or on random inputs")
+                array = step.pixels
+            dtype = self.runner.inputs[port.tensor].dtype
+            feeds[port.tensor] = np.ascontiguousarray(port.storage.store(array), dtype)
+        return feeds
+
+    # --- what it gives ---
+
+    def add(self, step: Step, reference: Mapping[str, Array]) -> None:
+        """Run one step and measure everything in it against the source's values."""
+        feeds = self._feeds(step)
+        start = time.perf_counter()
+        outputs = self.runner.run(feeds)
+        layers = self.runner.run_layers(feeds, [link.tensor for link in self._measured() if link.tensor])
+        self.seconds += time.perf_counter() - start
+        for link in self._measured():
+            if link.tensor in layers and link.storage is not None:
+                stored, expected = layers[link.tensor], reference[link.blob]
+                restored = _restored(stored, link.storage, expected, may_reshape=link.status is Status.IDENTITY)
+                self._layers[link.blob].add(expected, restored, step.label)
+        restored_outputs = {}
+        for port in self._comparable_outputs():
+            expected = reference[port.name]
+            restored = _restored(outputs[port.tensor], port.storage, expected, may_reshape=False)
+            self._outputs[port.name].add(expected, restored, step.label)
+            restored_outputs[port.name] = restored
+        for ranks in self._ranks:
+            if restored_outputs[ranks.output].shape == reference[ranks.output].shape:
+                ranks.add(step.names, reference[ranks.output], restored_outputs[ranks.output])
+
+    def _measured(self) -> Iterator[Link]:
+        return (link for link in self.alignment.links if link.blob in self._layers)
+
+    def _comparable_outputs(self) -> list[Port]:
+        return [
+            port
+            for port in self.document.outputs
+            if port.tensor in self.runner.outputs and port.name in self.graph.values
+        ]
+
+    # --- what that amounts to ---
+
+    def report(self) -> ArtifactReport:
+        """Judge everything that was added."""
+        layers = tuple(self._layer_result(link) for link in self.alignment.links)
+        outputs = tuple(self._output_result(port) for port in self._comparable_outputs())
+        failing = {result.blob for result in layers if result.passed is False and result.metrics}
+        divergence = sources_of_divergence(self.graph, failing)
+        ranks = tuple(ranks.result() for ranks in self._ranks)
+        findings = [
+            *self._interface,
+            *self._map_findings(),
+            *health_findings(layers, outputs),
+            *divergence_findings(layers, divergence),
+            *(
+                Finding(Severity.FAILURE, "output", f"output {result.blob!r}: {fault_of(result)}", result.layer)
+                for result in outputs
+                if result.passed is False
+            ),
+            *(finding for each in ranks for finding in _rank_findings(each.output, each.ranked)),
+            *(Finding(Severity.NOTE, "approximation", note) for note in self.document.notes),
+        ]
+        if not any(tally.sums.count for tally in (*self._layers.values(), *self._outputs.values())):
+            findings.append(Finding(Severity.FAILURE, "unmeasured", "nothing of it could be measured"))
+        size = sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+        return ArtifactReport(
+            name=self.path.name,
+            path=str(self.path),
+            target=self.document.target,
+            bytes=size or self.path.stat().st_size,
+            runtime=self.runner.runtime,
+            coverage=Counter(link.status.value for link in self.alignment.links),
+            layers=layers,
+            outputs=outputs,
+            ranks=ranks,
+            divergence=divergence,
+            findings=tuple(findings),
+            seconds=self.seconds,
+        )
+
+    def _rule(self, blob: str, names: Sequence[str]) -> Rule:
+        rule = self.tolerances.rule(self.document.target, names, blob_kind(self.graph, blob))
+        self.used_rules.append(rule)
+        return rule
+
+    def _layer_result(self, link: Link) -> LayerResult:
+        result = LayerResult(
+            layer=link.origin.layer,
+            type=link.origin.kind,
+            blob=link.blob,
+            where=link.origin.where,
+            status=link.status,
+            passed=False if link.status is Status.UNMAPPED else None,
+            tensor=link.tensor,
+            into=link.into,
+            note=link.reason,
+        )
+        if link.blob not in self._layers:
+            return result
+        return self._judged(result, self._layers[link.blob])
+
+    def _output_result(self, port: Port) -> LayerResult:
+        link = next((link for link in self.alignment.links if link.blob == port.name), None)
+        return self._judged(
+            LayerResult(
+                layer=link.origin.layer if link else port.name,
+                type=link.origin.kind if link else "",
+                blob=port.name,
+                where=link.origin.where if link else "",
+                status=Status.COMPARED,
+                passed=None,
+                tensor=port.tensor,
+            ),
+            self._outputs[port.name],
+        )
+
+    def _judged(self, result: LayerResult, tally: Tally) -> LayerResult:
+        rule = self._rule(result.blob, [result.layer, result.blob])
+        judgement = tally.judge(rule)
+        return replace(
+            result,
+            passed=judgement.passed,
+            together_with=self.alignment.folded_into(result.blob),
+            metrics=judgement.metrics,
+            limits=dict(rule.limits),
+            reason=rule.reason,
+            worst_sample=tally.worst_sample,
+            note=judgement.fault or result.note,
+        )
+
+    # --- findings ---
+
+    def _interface_faults(self) -> Iterator[Finding]:
+        """Compare what the document promises of inputs and outputs with what the file has and the source needs."""
+        yield from _port_faults("input", self.document.inputs, self.runner.inputs, self.graph.inputs)
+        wanted = self.document.options.get("outputs") or self.graph.outputs
+        yield from _port_faults("output", self.document.outputs, self.runner.outputs, wanted)
+
+    def _map_findings(self) -> Iterator[Finding]:
+        unmapped = [link for link in self.alignment.links if link.status is Status.UNMAPPED]
+        for link in unmapped:
+            message = f"{link.origin.where}, blob {link.blob!r}: not accounted for: {link.reason}"
+            yield Finding(Severity.FAILURE, "unmapped", message, link.origin.layer)
+        for record in self.alignment.strangers:
+            message = f"its map speaks of blob {record.blob!r} of layer {record.layer!r}, which the source doesn't have"
+            yield Finding(Severity.FAILURE, "stranger", message, record.layer)
+
+
+def _restored(stored: Array, storage: Storage, expected: Array, *, may_reshape: bool) -> Array:
+    """Bring a stored tensor into the source's order, as the artifact's document says it is stored.
+
+    A tensor that doesn't fit its own record comes back as it is: its shape then tells. One that shares its elements
+    with a blob of another shape (a Flatten is the same elements, seen otherwise) takes that shape.
+    """
+    try:
+        restored = storage.restore(stored)
+    except ValueError:
+        return stored
+    if may_reshape and restored.size == expected.size:
+        return restored.reshape(expected.shape)
+    return restored
+
+
+def _port_faults(
+    what: str, ports: Sequence[Port], specs: Mapping[str, TensorSpec], wanted: Sequence[str]
+) -> Iterator[Finding]:
+    named = {port.name for port in ports}
+    for name in wanted:
+        if name not in named:
+            yield Finding(Severity.FAILURE, f"missing-{what}", f"it lacks the source's {what} {name!r}", name)
+    tensors = {port.tensor: port for port in ports}
+    for tensor in specs:
+        if tensor not in tensors:
+            message = f"it has an {what} {tensor!r} that its document doesn't know"
+            yield Finding(Severity.FAILURE, f"extra-{what}", message)
+    for tensor, port in tensors.items():
+        if tensor not in specs:
+            message = f"its document promises an {what} {tensor!r} that the file doesn't have"
+            yield Finding(Severity.FAILURE, f"missing-{what}", message, port.name)
+            continue
+        spec = specs[tensor]
+        if port.dtype not in {spec.dtype, spec.integer}:
+            message = f"{what} {tensor!r} is {spec.integer or spec.dtype}, its document says {port.dtype}"
+            yield Finding(Severity.FAILURE, "dtype", message, port.name)
+        if not _same_shape(port.shape, spec.shape):
+            promised = TensorSpec(port.shape, spec.dtype)
+            yield Finding(Severity.FAILURE, "shape", f"{what} {tensor!r} is {spec}, its document says {promised}")
+
+
+def _same_shape(promised: tuple[int | None, ...], given: tuple[int | None, ...]) -> bool:
+    """Compare shapes; a dimension that a runtime doesn't know may be any."""
+    return len(promised) == len(given) and all(b is None or a == b for a, b in zip(promised, given, strict=True))
+
+
+def fault_of(result: LayerResult) -> str:
+    excess = describe_excess(result.metrics, result.limits)
+    at = f" (worst on {result.worst_sample})" if result.worst_sample else ""
+    return (result.note or excess) + at
+
+
+def health_findings(layers: Sequence[LayerResult], outputs: Sequence[LayerResult]) -> Iterator[Finding]:
+    """Report what isn't finite, and what has another shape: the first such layer, before any figure."""
+    for kind, bad in (
+        ("nonfinite", [each for each in (*layers, *outputs) if each.metrics and each.metrics["nonfinite"]]),
+        ("shape", [each for each in (*layers, *outputs) if each.metrics is not None and not each.metrics]),
+    ):
+        if bad:
+            first, others = bad[0], len(bad) - 1
+            more = f", and in {others} more" if others else ""
+            message = f"{first.where or first.blob}, blob {first.blob!r}: {fault_of(first)}{more}"
+            yield Finding(Severity.FAILURE, kind, message, first.layer)
+
+
+def divergence_findings(layers: Sequence[LayerResult], divergence: Sequence[str]) -> Iterator[Finding]:
+    """Name where the artifact first goes astray, and how many layers follow."""
+    failing = [result for result in layers if result.passed is False and result.metrics]
+    by_blob = {result.blob: result for result in failing}
+    for place, blob in enumerate(divergence):
+        result = by_blob[blob]
+        parts = [*result.together_with, result.layer]
+        names = f"layer {result.layer!r}" if len(parts) == 1 else f"layers {' + '.join(parts)} (one tensor there)"
+        first = "first diverges" if place == 0 else "diverges independently"
+        followers = f"; {len(failing) - len(divergence)} later layers follow" if place == 0 else ""
+        message = f"{first} at {names}, {result.where}: {fault_of(result)}{followers}"
+        yield Finding(Severity.FAILURE, "divergence", message, result.layer)
+
+
+def _rank_findings(output: str, ranked: Sequence[Ranked]) -> Iterator[Finding]:
+    flips = [each for each in ranked if each.is_fault]
+    if flips:
+        worst = max(flips, key=lambda each: each.margin)
+        expected = worst.expected[0].label if worst.expected else "NaN"
+        given = worst.given[0].label if worst.given else "NaN"
+        message = (
+            f"output {output!r}: the best class differs on {len(flips)} of {len(ranked)} samples: {worst.sample} is "
+            f"{given!r} instead of {expected!r}, whose lead is {worst.margin:.3g}"
+        )
+        yield Finding(Severity.FAILURE, "top1", message)
