@@ -327,14 +327,26 @@ def _lower_all(
 
 def _batch_for(target: Target, graph: Graph, batch: int | str | None) -> int | None:
     """Return the batch of an artifact, None for a dynamic one, -1 for the source's own."""
-    if isinstance(batch, int):
-        return batch
-    reason = can_change_batch(graph)
+    if isinstance(batch, int) and batch == graph.type(graph.inputs[0]).shape[0]:
+        return -1
+    reason = _fixed_batch(graph)
     if batch == "dynamic":
         if reason is not None:
             raise UsageError(f"the batch can't be dynamic: {reason}")
         return None
+    if isinstance(batch, int):
+        if reason is not None:
+            raise UsageError(f"the batch can't be {batch}: {reason}")
+        return batch
     return -1 if reason is not None else target.batch
+
+
+def _fixed_batch(graph: Graph) -> str | None:
+    """Return why the net computes for its own batch alone; None where it takes any."""
+    reason = can_change_batch(graph)
+    if reason is None and not graph.batch_is_dynamic:
+        return "a layer mixes the samples of a batch, or has as many rows of its own"
+    return reason
 
 
 def _with_batch(graph: Graph, batch: int | None) -> Graph:
@@ -346,7 +358,7 @@ def _with_batch(graph: Graph, batch: int | None) -> Graph:
 def _calibration(source: Path, graph: Graph, contract: Preprocessing | None) -> Samples:
     types = {name: graph.type(name) for name in graph.inputs}
     one = {name: type_._replace(shape=(1, *type_.shape[1:])) for name, type_ in types.items()}
-    return from_path(source, one if can_change_batch(graph) is None else types, graph.layout, contract)
+    return from_path(source, one if _fixed_batch(graph) is None else types, graph.layout, contract)
 
 
 def _ranges(lowered: Graph, samples: Samples, progress: Progress | None) -> Any:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from demitasse.errors import MalformedModel
-from demitasse.ir.graph import Graph, Storage, provenance
+from demitasse.ir.graph import Graph, Origin, Storage, provenance
 from demitasse.ir.ops import DType, Shape
 
 __all__ = ["SCHEMA", "BlobRecord", "Document", "Port", "SourceFile", "describe"]
@@ -145,6 +146,12 @@ def _port(graph: Graph, name: str) -> Port:
     return Port(name, name, shape, DType(value.type.dtype).value, value.storage.axes, value.storage.view)
 
 
+def _place(origin: Origin) -> str:
+    """Spell where a layer stands, without the folder: the same source gives the same document wherever it lies."""
+    name = re.split(r"[/\\\\]", origin.file)[-1]
+    return replace(origin, file=name).where
+
+
 def describe(
     graph: Graph,
     *,
@@ -166,7 +173,7 @@ def describe(
             tensor=record.value,
             axes=record.storage.axes if record.storage else None,
             view=record.storage.view if record.storage else None,
-            where=record.origin.where,
+            where=_place(record.origin),
         )
         for record in provenance(graph)
     )
