@@ -16,7 +16,7 @@ from typing import Any
 
 from demitasse.errors import MalformedModel
 from demitasse.ir.graph import Graph, Origin, Storage, provenance
-from demitasse.ir.ops import DType, Shape
+from demitasse.ir.ops import DType, Layout, Shape
 
 __all__ = ["SCHEMA", "BlobRecord", "Document", "Port", "SourceFile", "describe"]
 
@@ -78,11 +78,12 @@ class BlobRecord:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Everything that an artifact says about itself."""
+    """Everything that an artifact says about itself; `layout` is the one that the source uses for images."""
 
     target: str
     tool: str
     source_format: str
+    source_layout: str
     source: tuple[SourceFile, ...]
     options: Mapping[str, Any]
     inputs: tuple[Port, ...]
@@ -91,6 +92,7 @@ class Document:
     preprocessing: Mapping[str, Any] | None = None
     labels: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+    layout: str = Layout.CHANNELS_FIRST.value
     schema: int = field(default=SCHEMA)
 
     def to_json(self) -> str:
@@ -181,6 +183,7 @@ def describe(
         target=target,
         tool=tool,
         source_format=source_format,
+        source_layout=graph.layout.value,
         source=source,
         options=dict(options),
         inputs=tuple(_port(graph, name) for name in graph.inputs),
@@ -189,4 +192,5 @@ def describe(
         preprocessing=preprocessing,
         labels=labels,
         notes=tuple(graph.notes),
+        layout=graph.layout.value,
     )
