@@ -16,7 +16,7 @@ from typing import Any
 
 from demitasse.errors import MalformedModel
 from demitasse.ir.graph import Graph, Origin, Storage, provenance
-from demitasse.ir.ops import DType, Layout, Shape
+from demitasse.ir.ops import DType, Shape
 
 __all__ = ["SCHEMA", "BlobRecord", "Document", "Port", "SourceFile", "describe"]
 
@@ -78,7 +78,7 @@ class BlobRecord:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Everything that an artifact says about itself; `layout` is the one that the source uses for images."""
+    """Everything that an artifact says about itself."""
 
     target: str
     tool: str
@@ -92,7 +92,6 @@ class Document:
     preprocessing: Mapping[str, Any] | None = None
     labels: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
-    layout: str = Layout.CHANNELS_FIRST.value
     schema: int = field(default=SCHEMA)
 
     def to_json(self) -> str:
@@ -192,5 +191,4 @@ def describe(
         preprocessing=preprocessing,
         labels=labels,
         notes=tuple(graph.notes),
-        layout=graph.layout.value,
     )
