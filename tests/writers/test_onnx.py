@@ -32,6 +32,7 @@ from demitasse.ir.ops import (
     Lrn,
     MatMul,
     MaxPool,
+    MaxUnpool,
     Pad,
     Padding,
     Relu,
@@ -282,6 +283,17 @@ def test_ties_go_to_the_first(path: Path) -> None:
     graph.outputs = ["y", "places"]
     inputs = {"x": np.random.default_rng(1).integers(-1, 2, (2, 3, 7, 7)).astype(np.float32)}
     assert_close(run(written(graph, path), inputs), evaluate(graph, inputs), graph)
+
+
+def test_wide_indices_and_integers_are_unpooled(path: Path) -> None:
+    graph = Graph("unpool", batch_is_dynamic=True)
+    x = graph.add_input("x", TensorType((1, 2, 2, 3), DType.INT32))
+    places = graph.add_input("places", TensorType((1, 2, 2, 3), DType.INT64))
+    graph.outputs = [graph.add(MaxUnpool((4, 6)), [x, places], "y", Origin("unpool", "Upsample"))]
+    numbers = np.arange(36).reshape(3, 2, 2, 3)
+    inputs: dict[str, Array] = {"x": numbers.astype(np.int32), "places": numbers % 12 * 2}
+    onnx.checker.check_model(written(graph, path), full_check=True)
+    assert_close(run(path, inputs), evaluate(graph, inputs), graph)
 
 
 def test_small_integers_are_widened_to_be_compared(path: Path) -> None:

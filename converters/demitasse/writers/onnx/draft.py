@@ -127,12 +127,7 @@ class Draft:
         for node in self.graph.nodes:
             value = node.outputs[0]
             readers = self.consumers.get(value, [])
-            if (
-                isinstance(node.op, Pad)
-                and len(readers) == 1
-                and value not in self.graph.outputs
-                and value not in named
-            ):
+            if len(readers) == 1 and value not in self.graph.outputs and value not in named:
                 pads = _spatial_pads(node.op, readers[0].op)
                 if pads is not None:
                     counted[value] = CountedPad(node.inputs[0], pads)
@@ -292,10 +287,8 @@ def _dim(at_two: int, at_three: int) -> int | str:
 
 
 def _spatial_pads(pad: Op, reader: Op) -> tuple[Padding, ...] | None:
-    """Return the padding that the reader can do; None if it can't: runtimes refuse to pad by a whole window."""
-    if not isinstance(pad, Pad) or not isinstance(reader, AveragePool):
-        return None
-    if pad.value != 0 or any(map(any, reader.pads)):
+    """Return the zeros that the reader can add itself; None if it can't: runtimes refuse to add a whole window."""
+    if not isinstance(pad, Pad) or not isinstance(reader, AveragePool) or pad.value != 0 or any(map(any, reader.pads)):
         return None
     spatial = reader.layout.spatial_axes(len(pad.pads))
     if any(any(padding) for axis, padding in enumerate(pad.pads) if axis not in spatial):
