@@ -80,10 +80,9 @@ def convolution(layer: LayerBuilder) -> None:
     channels_axis = layer.axis(param.integer("axis"), layer.rank(layer.inputs(1, len(layer.bottoms) or 1)[0]))
     channels, *space = layer.shape(layer.bottoms[0])[channels_axis:]
     window = window_of(layer, param, len(space))
-    out, groups = param.integer("num_output"), param.integer("group")
-    stored = layer.stored_shape(0) or (0, 0)
-    if layer.type == "ConvolutionDepthwise" or (layer.type == "DepthwiseConvolution" and stored[1] == 1):
-        groups = channels
+    out, groups = param.integer("num_output", 0), param.integer("group")
+    if layer.type in ("ConvolutionDepthwise", "DepthwiseConvolution"):
+        groups = _depthwise_groups(layer, channels, groups)
     _check_groups(layer, channels, out, groups)
     kernel = layer.weight(0, "kernel", (out, channels // groups, *window.kernel))
     bias = [layer.weight(1, "bias", (out,))] if param.flag("bias_term") else []
@@ -92,8 +91,23 @@ def convolution(layer: LayerBuilder) -> None:
         _emit_batched(layer, op, x, channels_axis, kernel, *bias)
 
 
+def _depthwise_groups(layer: LayerBuilder, channels: int, groups: int) -> int:
+    """Return the groups of a depthwise layer: one a channel, unless its kernel was stored for another number.
+
+    Forks differ in whether `group` has to say so; the kernel can't lie.
+    """
+    stored = layer.stored_shape(0)
+    if stored is None or len(stored) < 2 or stored[1] < 1 or channels % stored[1]:
+        return channels
+    if channels // stored[1] not in (groups, channels):
+        raise layer.malformed(f"a kernel of shape {stored} is neither depthwise nor in {groups} groups")
+    return channels // stored[1]
+
+
 def _check_groups(layer: LayerBuilder, channels: int, out: int, groups: int) -> None:
-    if out < 1 or groups < 1 or channels % groups or out % groups:
+    if out < 1:
+        raise layer.malformed("num_output is missing, or 0")
+    if groups < 1 or channels % groups or out % groups:
         raise layer.malformed(f"{groups} groups don't divide {channels} input and {out} output channels")
 
 
@@ -115,7 +129,7 @@ def deconvolution(layer: LayerBuilder) -> None:
     axis = layer.axis(param.integer("axis"), layer.rank(layer.inputs(1, len(layer.bottoms) or 1)[0]))
     channels, *space = layer.shape(layer.bottoms[0])[axis:]
     window = window_of(layer, param, len(space))
-    out = param.integer("num_output")
+    out = param.integer("num_output", 0)
     groups = param.integer("group")
     _check_groups(layer, channels, out, groups)
     kernel = layer.weight(0, "kernel", (channels, out // groups, *window.kernel))

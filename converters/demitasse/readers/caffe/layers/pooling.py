@@ -51,9 +51,9 @@ def pool_axis(
     if pad >= kernel:
         raise layer.malformed(f"the padding {pad} has to be smaller than the kernel {kernel}")
     room = size + 2 * pad - kernel
-    if room < 0:
-        raise layer.malformed(f"a kernel of {kernel} exceeds {size} elements with a padding of {pad}")
     count = (-(-room // stride) if ceil else room // stride) + 1
+    if count < 1:
+        raise layer.malformed(f"a kernel of {kernel} exceeds {size} elements with a padding of {pad}")
     if clip and (count - 1) * stride >= size + pad:
         count -= 1
     if (count - 1) * stride - pad >= size:
