@@ -6,6 +6,7 @@ steps can't pass for one of this number.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -106,35 +107,71 @@ def lstm(layer: LayerBuilder) -> None:
     units = sequences.units
     kernel = layer.weight(blobs, "hidden_kernel", (4 * units, units))
     hidden, cell = sequences.initial or (None, None)
-    outputs = []
-    for time, (gates, cont) in enumerate(zip(sequences.gates, sequences.cont, strict=True)):
-        if hidden is not None:
-            kept = layer.step(f"kept_{time}", _MUL, hidden, cont)
-            gates = layer.step(f"gates_{time}", _ADD, gates, layer.step(f"hidden_gates_{time}", Dense(), kept, kernel))
-        hidden, cell = _lstm_unit(layer, time, gates, cell, cont, units)
-        outputs.append(hidden)
-    shape = (sequences.steps, sequences.samples, units)
-    layer.emit(Reshape(shape), _joined(layer, "outputs", outputs))
-    if sequences.initial and hidden is not None and cell is not None:
-        for state in (hidden, cell):
+    outputs, last = _run_lstm(layer, sequences.gates, sequences.cont, kernel, hidden, cell)
+    layer.emit(Reshape((sequences.steps, sequences.samples, units)), _joined(layer, "outputs", outputs))
+    if sequences.initial:
+        for state in (outputs[-1], last):
             layer.emit(Reshape((1, sequences.samples, units)), state)
 
 
-def _lstm_unit(layer: LayerBuilder, time: int, gates: str, cell: str | None, cont: str, units: int) -> tuple[str, str]:
-    """Compute one step of an LSTM, `c = cont * f * c + i * g`, `h = o * tanh(c)`; return h and c."""
+@reads("Lstm")
+def lstm_of_one_sequence(layer: LayerBuilder) -> None:
+    """Run a long short-term memory over one sequence, `[T, ...]`, unrolled (junhyukoh's fork)."""
+    param = layer.param("lstm_param")
+    x, *clip = layer.inputs(1, 2)
+    units, shape = param.integer("num_output"), layer.shape(x)
+    param.ignore("clipping_threshold")  # clips gradients
+    if param.integer("batch_size") != 1:
+        raise layer.unsupported("a batch_size other than 1, for which the fork reads `clip` at wrong places")
+    steps = shape[0]
+    if units < 1 or len(shape) < 2 or (clip and math.prod(layer.shape(clip[0])) != steps):
+        raise layer.malformed(f"an input of shape {shape} doesn't fit {units} units, or its second bottom")
+    if steps > MAX_STEPS:
+        raise layer.unsupported(f"{steps} time steps; layers are unrolled over {MAX_STEPS} at most")
+    layer.fix_batch(f"it is time, {steps} steps of it, over which the layer is unrolled")
+    features = x if len(shape) == 2 else layer.step("features", Reshape((0, -1)), x)
+    kernel = layer.weight(0, "input_kernel", (4 * units, layer.shape(features)[1]))
+    hidden_kernel = layer.weight(1, "hidden_kernel", (4 * units, units))
+    total = layer.step("inputs", Dense(), features, kernel, layer.weight(2, "bias", (4 * units,)))
+    over_time = layer.step("inputs_over_time", Reshape((1, steps, 1, 4 * units)), total)
+    cont = None
+    if clip:
+        cont = _cut(layer, "cont", layer.step("cont_over_time", Reshape((1, steps, 1, 1)), clip[0]), steps)
+        layer.trap("no state is kept from one run to the next: each starts from zeros")
+    outputs, _ = _run_lstm(layer, _cut(layer, "input", over_time, steps), cont, hidden_kernel, None, None)
+    layer.emit(Reshape((steps, units)), _joined(layer, "outputs", outputs))
 
-    def part(what: str, value: str, index: int, count: int = 1) -> str:
-        cut = Slice((3,), (index * units,), ((index + count) * units,))
-        return layer.step(f"{what}_{time}", cut, value)
 
-    opened = layer.step(f"opened_{time}", _SIGMOID, part("sigmoids", gates, 0, 3))
-    update = layer.step(f"update_{time}", _TANH, part("tanhs", gates, 3))
-    new = layer.step(f"new_{time}", _MUL, part("i", opened, 0), update)
-    if cell is not None:
-        forget = layer.step(f"forget_{time}", _MUL, part("f", opened, 1), cont)
-        new = layer.step(f"cell_{time}", _ADD, layer.step(f"old_{time}", _MUL, forget, cell), new)
-    squashed = layer.step(f"squashed_{time}", _TANH, new)
-    return layer.step(f"hidden_{time}", _MUL, part("o", opened, 2), squashed), new
+def _run_lstm(
+    layer: LayerBuilder, inputs: list[str], cont: list[str] | None, kernel: str, hidden: str | None, cell: str | None
+) -> tuple[list[str], str]:
+    """Run over all steps from an initial state (None for zeros); return every step's h, and the last c.
+
+    `inputs` holds what the sequence gives to the gates of each step, `cont` by how much the state is carried on (None:
+    wholly). At each step `c = cont * f * c + i * g` and `h = o * tanh(c)`.
+    """
+    units = layer.shape(kernel)[1]
+    outputs = []
+    for time, gates in enumerate(inputs):
+        if hidden is not None:
+            kept = hidden if cont is None else layer.step(f"kept_{time}", _MUL, hidden, cont[time])
+            gates = layer.step(f"gates_{time}", _ADD, gates, layer.step(f"hidden_gates_{time}", Dense(), kept, kernel))
+        opened = layer.step(f"opened_{time}", _SIGMOID, _part(layer, f"sigmoids_{time}", gates, 0, 3 * units))
+        update = layer.step(f"update_{time}", _TANH, _part(layer, f"tanhs_{time}", gates, 3 * units, 4 * units))
+        new = layer.step(f"new_{time}", _MUL, _part(layer, f"i_{time}", opened, 0, units), update)
+        if cell is not None:
+            forget = _part(layer, f"f_{time}", opened, units, 2 * units)
+            forget = forget if cont is None else layer.step(f"forget_{time}", _MUL, forget, cont[time])
+            new = layer.step(f"cell_{time}", _ADD, layer.step(f"old_{time}", _MUL, forget, cell), new)
+        cell = new
+        squashed = layer.step(f"squashed_{time}", _TANH, cell)
+        hidden = layer.step(f"hidden_{time}", _MUL, _part(layer, f"o_{time}", opened, 2 * units, 3 * units), squashed)
+        outputs.append(hidden)
+    return outputs, cell or ""
+
+
+def _part(layer: LayerBuilder, what: str, value: str, start: int, stop: int) -> str:
+    return layer.step(what, Slice((3,), (start,), (stop,)), value)
 
 
 @reads("RNN")

@@ -54,6 +54,14 @@ def split(layer: LayerBuilder) -> None:
         layer.emit(Identity(), layer.x)
 
 
+@reads("Parameter")
+def parameter(layer: LayerBuilder) -> None:
+    """Give a learned blob as it is."""
+    layer.inputs(0)
+    shape = layer.param("parameter_param").block("shape").integers("dim")
+    layer.emit(Identity(), layer.weight(0, "value", shape))
+
+
 @reads("Silence")
 def silence(layer: LayerBuilder) -> None:
     """Give nothing: its bottoms are no outputs of the net."""
