@@ -293,10 +293,14 @@ def _move_all(staging: Path, out: Path, *, single: bool) -> None:
 def _artifact(item: _Planned, written: Path) -> Artifact:
     digest = hashlib.sha256()
     size = 0
-    files = sorted(path for path in written.rglob("*") if path.is_file()) if written.is_dir() else [written]
+    if written.is_dir():
+        files = sorted(path for path in written.rglob("*") if path.is_file())
+    else:
+        # An ONNX model over 2 GiB keeps its weights in a second file beside it.
+        files = [path for path in (written, written.with_name(f"{written.name}.data")) if path.exists()]
     for path in files:
-        if written.is_dir():
-            digest.update(f"{path.relative_to(written).as_posix()}\0{path.stat().st_size}\0".encode())
+        if len(files) > 1:
+            digest.update(f"{path.relative_to(written.parent).as_posix()}\0{path.stat().st_size}\0".encode())
         with path.open("rb") as file:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from demitasse.cli import options
-from demitasse.cli.pictures import make_pictures
 from demitasse.cli.progress import Progress, show_progress
 from demitasse.cli.validate import write_report
 
@@ -108,6 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _pictures(arguments: argparse.Namespace) -> tuple[list[Path], list[Path]]:
     """Return the pictures to calibrate with, and others to compare on."""
+    from demitasse.cli.pictures import make_pictures
     from demitasse.preprocess import images_in
 
     if arguments.images is not None:

@@ -220,6 +220,10 @@ def to_layout(graph: Graph, layout: Layout, io_layout: Layout | None = None) -> 
     """
     if any(not value.storage.is_identity or value.storage.view for value in graph.values.values()):
         raise InvalidGraph("a graph can change its layout once only")
+    if graph.layout is layout is (io_layout or layout) and all(
+        node.op.layout is layout for node in graph.nodes if isinstance(node.op, ops.SpatialOp)
+    ):
+        return graph
     new = Graph(graph.name, layers=graph.layers, merged=dict(graph.merged), notes=list(graph.notes))
     new.unused = set(graph.unused)
     new.preprocessing, new.layout, new.batch_is_dynamic = graph.preprocessing, graph.layout, graph.batch_is_dynamic

@@ -8,21 +8,16 @@ from __future__ import annotations
 
 import mmap
 from pathlib import Path
-from typing import BinaryIO
 
-from demitasse.errors import InvalidGraph, MalformedModel
+from demitasse.errors import MalformedModel
 from demitasse.ir.document import Document
 from demitasse.ir.graph import Graph
-from demitasse.ir.ops import Layout, SpatialOp
+from demitasse.writers.tflite.assemble import DOCUMENT, write_to
 from demitasse.writers.tflite.emitters import EMITTERS
 from demitasse.writers.tflite.flatbuffer import read_metadata
 from demitasse.writers.tflite.limits import LIMITS, offences
-from demitasse.writers.tflite.lowering import Lowering
-from demitasse.writers.tflite.model import ModelBuilder
 
-__all__ = ["DOCUMENT", "EMITTERS", "LIMITS", "offences", "read_document", "write", "write_f16", "write_to"]
-
-DOCUMENT = "demitasse"  # the name of the metadata buffer that holds the document
+__all__ = ["EMITTERS", "LIMITS", "offences", "read_document", "write", "write_f16", "write_to"]
 
 
 def write(graph: Graph, path: Path, document: Document) -> None:
@@ -55,29 +50,6 @@ def _write(graph: Graph, path: Path, document: Document, *, half: bool) -> None:
         partial.unlink(missing_ok=True)
 
 
-def write_to(
-    file: BinaryIO, graph: Graph, document: Document | None = None, *, half: bool = False, keep_all: bool = False
-) -> None:
-    """Write a model to an open file; with `keep_all`, every tensor that is computed is an output.
-
-    Raises:
-        InvalidGraph: the graph isn't lowered for this target.
-    """
-    _check_layout(graph)
-    model = ModelBuilder(half=half)
-    to = Lowering(graph, model)
-    for node in graph.nodes:
-        EMITTERS[type(node.op)](to, node.op, node)
-    outputs = {name: to.read(name) for name in graph.outputs}
-    if keep_all:
-        outputs |= {tensor.name: tensor for tensor in model.computed()}
-    if document is not None:
-        model.metadata(DOCUMENT, document.to_json().encode())
-    inputs = {name: to.read(name) for name in graph.inputs}
-    description = "" if document is None else document.tool
-    model.write(file, inputs=inputs, outputs=outputs, description=description)
-
-
 def read_document(path: Path) -> Document | None:
     """Read the document that a model carries; None if it carries none.
 
@@ -92,9 +64,3 @@ def read_document(path: Path) -> Document | None:
         return None if found is None else Document.from_json(found.decode(), where=str(path))
     except ValueError as error:  # an empty file can't be mapped either
         raise MalformedModel(f"it is no TFLite model: {error}", where=str(path)) from error
-
-
-def _check_layout(graph: Graph) -> None:
-    for node in graph.nodes:
-        if isinstance(node.op, SpatialOp) and node.op.layout is not Layout.CHANNELS_LAST:
-            raise InvalidGraph(f"{node.origin.where}: the TFLite writer was given channels-first images")

@@ -62,8 +62,8 @@ class ModelBuilder:
         self.schema: Any = schema_py_generated
         self.half = half
         self._tensors: list[Any] = []
-        self._declared: list[Tensor] = []
         self._operators: list[Any] = []
+        self._computed: list[Tensor] = []
         self._codes: dict[tuple[str, int], int] = {}
         self._constants: list[Constant | None] = [None]  # buffer 0 stands for "no content"
         self._names: dict[str, int] = {}
@@ -91,7 +91,6 @@ class ModelBuilder:
         entry.buffer = buffer
         entry.hasRank = True
         self._tensors.append(entry)
-        self._declared.append(result)
         return result
 
     def _unique(self, name: str) -> str:
@@ -140,6 +139,7 @@ class ModelBuilder:
             entry.builtinOptionsType = getattr(self.schema.BuiltinOptions, options)
             entry.builtinOptions = self._table(options, fields)
         self._operators.append(entry)
+        self._computed += outputs
 
     def _table(self, kind: str, fields: Mapping[str, Any]) -> Any:
         table = getattr(self.schema, f"{kind}T")()
@@ -151,8 +151,7 @@ class ModelBuilder:
 
     def computed(self) -> list[Tensor]:
         """Return the tensors that operators compute, in order."""
-        indices = dict.fromkeys(index for entry in self._operators for index in entry.outputs)
-        return [self._declared[index] for index in indices]
+        return self._computed
 
     def metadata(self, name: str, content: bytes) -> None:
         """Add a named buffer that no tensor reads."""

@@ -3,61 +3,84 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from demitasse.ir import ops
 from demitasse.ir.graph import Node
-from demitasse.ir.ops import Activation, DType, Padding
+from demitasse.ir.ops import Activation, DType, Padding, Shape
 from demitasse.ir.weights import Array
 from demitasse.writers.tflite.lowering import FUSED, Lowering
 from demitasse.writers.tflite.model import Tensor
 from demitasse.writers.tflite.padding import VALID, Axis, axes_of, rule
 
-__all__ = ["emit_average_pool", "emit_max_pool", "emit_max_unpool"]
+__all__ = [
+    "Pool",
+    "average_by_convolution",
+    "emit_along_axes",
+    "emit_average_pool",
+    "emit_max_pool",
+    "emit_max_unpool",
+    "emit_pool",
+    "emit_weighted",
+]
 
 NO_PAD = Padding(0, 0)
 LOWEST = float(np.finfo(np.float32).min)
 
 
+Average = Callable[[Lowering, "Pool", Tensor, Tensor, int, int], None]
+
+
 @dataclass(frozen=True, slots=True)
-class _Pool:
-    """A pool along two spatial axes."""
+class Pool:
+    """A pool along one to three spatial axes."""
 
     maximum: bool
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
     pads: tuple[Padding, ...]
-    activation: Activation
+    activation: Activation = Activation.NONE
 
-    def along(self, axes: slice, *, before: bool = False, last: bool = True) -> _Pool:
+    @classmethod
+    def whole(cls, sizes: Shape, *, maximum: bool) -> Pool:
+        """Return the pool with one window, which covers an image of these sizes."""
+        return cls(maximum, sizes, (1,) * len(sizes), (NO_PAD,) * len(sizes))
+
+    def axes(self, x: Tensor) -> tuple[Axis, ...]:
+        return axes_of(x.shape[1:-1], self.kernel, self.stride, self.pads)
+
+    def along(self, axes: slice, *, before: bool = False, last: bool = True) -> Pool:
         """Take the part along some axes, with an idle axis before or behind them where there is only one."""
         kernel, stride, pads = self.kernel[axes], self.stride[axes], self.pads[axes]
         if len(kernel) == 1:
             kernel, stride = ((1, *kernel), (1, *stride)) if before else ((*kernel, 1), (*stride, 1))
             pads = (NO_PAD, *pads) if before else (*pads, NO_PAD)
-        return _Pool(self.maximum, kernel, stride, pads, self.activation if last else Activation.NONE)
+        return Pool(self.maximum, kernel, stride, pads, self.activation if last else Activation.NONE)
 
 
 def emit_max_pool(to: Lowering, op: ops.MaxPool, node: Node) -> None:
     """Emit `MAX_POOL_2D`, and the places of the maxima where they are asked for."""
     x, *results = to.read(node.inputs[0]), *to.results(node)
-    pool = _Pool(True, op.kernel, op.stride, op.pads, op.activation)
-    _emit(to, pool, x, results[0], non_negative=node.inputs[0] in to.non_negative)
+    pool = Pool(True, op.kernel, op.stride, op.pads, op.activation)
+    emit_along_axes(to, pool, x, results[0], partial(_maximum, non_negative=node.inputs[0] in to.non_negative))
     if op.with_indices:
         _places(to, op, x, results[1])
 
 
 def emit_average_pool(to: Lowering, op: ops.AveragePool, node: Node) -> None:
     """Emit `AVERAGE_POOL_2D`."""
-    pool = _Pool(False, op.kernel, op.stride, op.pads, op.activation)
-    _emit(to, pool, to.read(node.inputs[0]), to.result(node), non_negative=False)
+    pool = Pool(False, op.kernel, op.stride, op.pads, op.activation)
+    emit_along_axes(to, pool, to.read(node.inputs[0]), to.result(node), _average)
 
 
-def _emit(to: Lowering, pool: _Pool, x: Tensor, y: Tensor, *, non_negative: bool) -> None:
-    """Emit a pool along one to three axes by pools along two.
+def emit_along_axes(
+    to: Lowering, pool: Pool, x: Tensor, y: Tensor, emit: Callable[[Lowering, Pool, Tensor, Tensor], None]
+) -> None:
+    """Emit a pool along one to three axes by pools along two, which `emit` emits.
 
     A maximum of maxima is the maximum, and a mean over whole rows of means over columns the mean, also at the borders:
     how many columns a window has doesn't depend on the row.
@@ -66,33 +89,38 @@ def _emit(to: Lowering, pool: _Pool, x: Tensor, y: Tensor, *, non_negative: bool
     if len(sizes) == 1:
         image = to.reshaped(x, y, "image", (batch, 1, *sizes, channels))
         row = to.temporary(y, "row", (batch, 1, *results, channels))
-        _emit_planar(to, pool.along(slice(None), before=True), image, row, non_negative)
+        emit(to, pool.along(slice(None), before=True), image, row)
         to.reshape(row, y)
     elif len(sizes) == 2:
-        _emit_planar(to, pool, x, y, non_negative)
+        emit(to, pool, x, y)
     else:
         depth, plane = sizes[0], math.prod(results[1:])
         slices = to.reshaped(x, y, "slices", (batch * depth, *sizes[1:], channels))
         across = to.temporary(y, "across", (batch * depth, *results[1:], channels), batched=slices.batched)
-        _emit_planar(to, pool.along(slice(1, None), last=False), slices, across, non_negative)
+        emit(to, pool.along(slice(1, None), last=False), slices, across)
         columns = to.reshaped(across, y, "columns", (batch, depth, plane, channels))
         along = to.temporary(y, "along", (batch, results[0], plane, channels))
-        _emit_planar(to, pool.along(slice(0, 1)), columns, along, non_negative)
+        emit(to, pool.along(slice(0, 1)), columns, along)
         to.reshape(along, y)
 
 
-def _emit_planar(to: Lowering, pool: _Pool, x: Tensor, y: Tensor, non_negative: bool) -> None:
-    axes = axes_of(x.shape[1:-1], pool.kernel, pool.stride, pool.pads)
-    padding = rule(axes)
-    if padding is not None:
-        _operator(to, pool, x, y, padding, FUSED[pool.activation])
-    elif pool.maximum:
-        _operator(to, pool, _bordered(to, axes, x, y, non_negative), y, VALID, FUSED[pool.activation])
+def _maximum(to: Lowering, pool: Pool, x: Tensor, y: Tensor, *, non_negative: bool) -> None:
+    padding = rule(pool.axes(x))
+    if padding is None:
+        x, padding = _bordered(to, pool.axes(x), x, y, non_negative), VALID
+    emit_pool(to, pool, x, y, padding, FUSED[pool.activation])
+
+
+def _average(to: Lowering, pool: Pool, x: Tensor, y: Tensor) -> None:
+    padding = rule(pool.axes(x))
+    if padding is None:
+        emit_weighted(to, pool, x, y, emit_pool)
     else:
-        _average_of_padded(to, pool, axes, x, y)
+        emit_pool(to, pool, x, y, padding, FUSED[pool.activation])
 
 
-def _operator(to: Lowering, pool: _Pool, x: Tensor, y: Tensor, padding: int, fused: int) -> None:
+def emit_pool(to: Lowering, pool: Pool, x: Tensor, y: Tensor, padding: int = VALID, fused: int = 0) -> None:
+    """Emit the operator for a pool along two axes by one of TFLite's padding rules."""
     to.model.operator(
         "MAX_POOL_2D" if pool.maximum else "AVERAGE_POOL_2D",
         [x],
@@ -137,15 +165,45 @@ def _border(to: Lowering, x: Tensor, y: Tensor, axis: int, index: int) -> Tensor
     return to.sliced(x, begins, to.temporary(y, "border", shape, batched=x.batched))
 
 
-def _average_of_padded(to: Lowering, pool: _Pool, axes: Sequence[Axis], x: Tensor, y: Tensor) -> None:
-    """Average over windows that hold padding: `mean(window) * (window size / elements that are no padding)`."""
-    padded = to.padded(x, y, [NO_PAD, *(axis.touched for axis in axes), NO_PAD])
+def emit_weighted(to: Lowering, pool: Pool, x: Tensor, y: Tensor, average: Average) -> None:
+    """Average by an operator that counts zeros around the image, then undo that.
+
+    `mean of what is no padding = mean * window size / number of elements that are no padding`.
+    """
+    axes = pool.axes(x)
+    padding, fused = rule(axes), FUSED[pool.activation]
+    if padding is None:
+        x, padding = to.padded(x, y, [NO_PAD, *(axis.touched for axis in axes), NO_PAD]), VALID
+    counts = np.multiply.outer(*map(_counts, axes))
+    size = math.prod(pool.kernel)
+    if (counts == size).all():
+        average(to, pool, x, y, padding, fused)
+        return
     mean = to.temporary(y, "mean", y.shape)
-    _operator(to, pool, padded, mean, VALID, FUSED[Activation.NONE])
-    rows, columns = map(_counts, axes)
-    share = math.prod(pool.kernel) / np.multiply.outer(rows, columns)
-    factors = to.small(y, "share", share[None, :, :, None], DType.FLOAT32)
-    to.model.operator("MUL", [mean, factors], [y], options="MulOptions", fusedActivationFunction=FUSED[pool.activation])
+    average(to, pool, x, mean, padding, FUSED[Activation.NONE])
+    share = to.small(y, "share", (size / counts)[None, :, :, None], DType.FLOAT32)
+    to.model.operator("MUL", [mean, share], [y], options="MulOptions", fusedActivationFunction=fused)
+
+
+def average_by_convolution(to: Lowering, pool: Pool, x: Tensor, y: Tensor, padding: int, fused: int) -> None:
+    """Emit a depthwise convolution whose weights are all `1 / window size`."""
+    channels = x.shape[-1]
+    weights = np.full((1, *pool.kernel, channels), 1 / math.prod(pool.kernel))
+    kernel = to.small(y, "equal", weights, DType.FLOAT32)
+    bias = to.small(y, "bias", np.zeros(channels), DType.FLOAT32)
+    to.model.operator(
+        "DEPTHWISE_CONV_2D",
+        [x, kernel, bias],
+        [y],
+        options="DepthwiseConv2DOptions",
+        padding=padding,
+        strideH=pool.stride[0],
+        strideW=pool.stride[1],
+        dilationHFactor=1,
+        dilationWFactor=1,
+        depthMultiplier=1,
+        fusedActivationFunction=fused,
+    )
 
 
 def _counts(axis: Axis) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from demitasse.ir import ops
-from demitasse.ir.graph import Node
+from demitasse.ir.graph import Graph, Node
 from demitasse.ir.ops import DType, ReduceFunction
 from demitasse.writers.tflite.lowering import FUSED, Lowering
 from demitasse.writers.tflite.model import Tensor
@@ -24,6 +24,7 @@ __all__ = [
     "emit_tile",
     "emit_top_k",
     "emit_transpose",
+    "is_dense",
 ]
 
 # Function: the operator before the reduction, with its options, and the reduction.
@@ -64,26 +65,24 @@ def _fully_connected(to: Lowering, x: Tensor, kernel: Tensor, bias: Tensor | Non
     )
 
 
+def is_dense(graph: Graph, node: Node) -> bool:
+    """Tell whether a `MatMul` multiplies by one matrix of weights, as `FULLY_CONNECTED` does."""
+    name = node.inputs[1]
+    plain = isinstance(node.op, ops.MatMul) and not node.op.transpose_left
+    return plain and name in graph.weights and graph.type(name).rank == 2
+
+
 def emit_mat_mul(to: Lowering, op: ops.MatMul, node: Node) -> None:
     """Emit `FULLY_CONNECTED` for a product with one matrix of weights, else `BATCH_MATMUL`."""
     x, y = to.read(node.inputs[0]), to.result(node)
     name = node.inputs[1]
-    if name in to.graph.weights and len(to.graph.type(name).shape) == 2 and not op.transpose_left:
-        rows, columns = to.graph.type(name).shape
-        if op.transpose_right:
-            kernel = to.read(name)
-        else:
-            kernel = to.weight(name, (columns, rows), lambda array: array.T, "dense")
+    if is_dense(to.graph, node):
+        flipped = to.graph.type(name).shape[::-1]
+        kernel = to.read(name) if op.transpose_right else to.weight(name, flipped, lambda array: array.T, "dense")
         _fully_connected(to, x, kernel, None, y, 0)
         return
-    to.model.operator(
-        "BATCH_MATMUL",
-        [x, to.read(name)],
-        [y],
-        options="BatchMatMulOptions",
-        adjX=op.transpose_left,
-        adjY=op.transpose_right,
-    )
+    fields = {"adjX": op.transpose_left, "adjY": op.transpose_right}
+    to.model.operator("BATCH_MATMUL", [x, to.read(name)], [y], options="BatchMatMulOptions", **fields)
 
 
 # --- along axes ---------------------------------------------------------------------------------------------------

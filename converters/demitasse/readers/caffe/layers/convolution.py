@@ -37,6 +37,8 @@ class Window(NamedTuple):
 
 def window_of(layer: LayerBuilder, param: Params, spatial: int) -> Window:
     """Read kernel_size, stride, pad and dilation (or DeepLab's `hole`) for a number of spatial axes."""
+    if spatial < 1:
+        raise layer.malformed("it needs an input of rank 3 or more: samples, channels and a spatial axis")
     kernel = _sizes(layer, param, "kernel_size", "kernel", spatial, default=None)
     stride = _sizes(layer, param, "stride", "stride", spatial, default=1)
     pad = _sizes(layer, param, "pad", "pad", spatial, default=0)
