@@ -208,6 +208,8 @@ def convert(
                     arguments = (_ranges(lowered[item.name], samples, progress),)
                     write_options["int8_io"] = int8_io
                 item.target.write(lowered[item.name], path, documents[item.name], *arguments, **write_options)
+                # Read back: the writer knows what the format made of the tensors' names.
+                documents[item.name] = item.target.read_document(path) or documents[item.name]
         artifacts = tuple(_artifact(item, staging / item.path.name) for item in planned)
         manifest = Manifest(
             source=files,

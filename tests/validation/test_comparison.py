@@ -21,7 +21,7 @@ from demitasse.ir.document import Document
 from demitasse.ir.graph import Status
 from demitasse.ir.ops import Size
 from demitasse.ir.preprocessing import ChannelOrder, Preprocessing
-from demitasse_validation.compare import compare
+from demitasse_validation.comparison import compare
 from demitasse_validation.inputs import Random
 from demitasse_validation.report import ArtifactReport, Report, Severity
 from demitasse_validation.tolerances import Rule, Tolerances
