@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -187,10 +188,14 @@ class Together:
         """Returns a case's own inputs: of another batch than it was built with, where that is free."""
         return one.inputs_at(3) if self.graph.batch_is_dynamic else one.inputs
 
+    @property
+    def feeds(self) -> dict[str, Array]:
+        return {f"{one}/{name}": array for one in self.cases for name, array in self.given(one).items()}
+
     @cached_property
     def results(self) -> dict[str, Array]:
         constant = import_tensorflow("A test").constant
-        feeds = {f"{one}/{name}": constant(a) for one in self.cases for name, a in self.given(one).items()}
+        feeds = {name: constant(array) for name, array in self.feeds.items()}
         results = load(self.path).signatures["serving_default"](**feeds)
         return {name: result.numpy() for name, result in results.items()}
 
@@ -216,6 +221,27 @@ def test_every_operation_computes_what_the_evaluator_does(one: Case, together: d
         assert (result.shape, result.dtype.name) == (reference.shape, dtype)
         tolerance = PEAK * np.abs(reference).max() if dtype == "float32" else 0
         np.testing.assert_allclose(result, reference, rtol=0, atol=tolerance)
+
+
+def test_every_operation_runs_without_onednn_too(together: dict[bool, Together], tmp_path: Path) -> None:
+    whole = together[True]
+    script = """
+import sys
+import numpy as np, tensorflow as tf
+with np.load(sys.argv[2]) as feeds:
+    feeds = {name: tf.constant(feeds[name]) for name in feeds}
+results = tf.saved_model.load(sys.argv[1]).signatures["serving_default"](**feeds)
+np.savez(sys.argv[3], **{name: result.numpy() for name, result in results.items()})
+"""
+    given, found = tmp_path / "given.npz", tmp_path / "found.npz"
+    np.savez(given, **whole.feeds)  # type: ignore[arg-type]
+    command = [sys.executable, "-c", script, str(whole.path), str(given), str(found)]
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0"})
+    with np.load(found) as results:
+        assert set(results) == set(whole.results)
+        for name, reference in whole.results.items():
+            tolerance = 2 * PEAK * np.abs(reference).max()
+            np.testing.assert_allclose(results[name], reference, rtol=0, atol=tolerance, err_msg=name)
 
 
 def test_every_operation_has_an_emitter_or_a_reason() -> None:

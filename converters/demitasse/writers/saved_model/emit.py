@@ -3,7 +3,7 @@
 An operation that TensorFlow lacks, or that its kernels for processors know in part, is composed of several operators.
 They are used as https://www.tensorflow.org/api_docs/python/tf/raw_ops defines them: unlike `tf.nn`, that gives exactly
 the operators that are named, and padding that differs from side to side. TensorFlow picks kernels by machine; what
-stands here runs on processors with and without oneDNN (`TF_ENABLE_ONEDNN_OPTS`) as well as on graphics cards.
+stands here runs on processors with and without oneDNN (`TF_ENABLE_ONEDNN_OPTS`), which know different things.
 """
 
 from __future__ import annotations
