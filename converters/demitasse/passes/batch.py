@@ -15,21 +15,20 @@ PROBES = (61, 127)
 
 
 def batched_shapes(graph: Graph, batch: int) -> dict[str, Shape]:
-    """Return the input shapes for another batch.
-
-    The batch is the leading dimension of the first input, and of every other input that has the same one.
-    """
+    """Return the input shapes for another batch: the leading dimension of every input that has one."""
     shapes = {name: graph.values[name].type.shape for name in graph.inputs}
-    if not graph.inputs or not shapes[graph.inputs[0]]:
-        return shapes
-    old = shapes[graph.inputs[0]][0]
-    return {name: (batch, *shape[1:]) if shape[:1] == (old,) else shape for name, shape in shapes.items()}
+    return {name: (batch, *shape[1:]) if shape else shape for name, shape in shapes.items()}
 
 
 def can_change_batch(graph: Graph) -> str | None:
     """Return None where every node takes any batch, else the reason why one doesn't."""
-    if not graph.inputs or not graph.values[graph.inputs[0]].type.shape:
+    leading = {name: graph.values[name].type.shape[:1] for name in graph.inputs}
+    if not any(leading.values()):
         return "the net has no input with a leading dimension"
+    if len(set(leading.values())) > 1:
+        # A region of interest a row beside one image, say: their number is no batch.
+        spelled = ", ".join(f"{name} {list(dims)}" for name, dims in leading.items())
+        return f"the leading dimensions of its inputs differ: {spelled}"
     try:
         for batch in PROBES:
             infer_types(graph, batched_shapes(graph, batch))
