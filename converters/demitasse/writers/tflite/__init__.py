@@ -15,9 +15,10 @@ from demitasse.ir.graph import Graph
 from demitasse.writers.tflite.assemble import DOCUMENT, write_to
 from demitasse.writers.tflite.emitters import EMITTERS
 from demitasse.writers.tflite.flatbuffer import read_metadata
+from demitasse.writers.tflite.int8 import write_int8
 from demitasse.writers.tflite.limits import LIMITS, offences
 
-__all__ = ["EMITTERS", "LIMITS", "offences", "read_document", "write", "write_f16", "write_to"]
+__all__ = ["EMITTERS", "LIMITS", "offences", "read_document", "write", "write_f16", "write_int8", "write_to"]
 
 
 def write(graph: Graph, path: Path, document: Document) -> None:
