@@ -1,7 +1,7 @@
 """Measures how fast artifacts run, host to host: arrays in, arrays out, through each runtime's Python interface.
 
 Artifacts take turns in short blocks, so that whatever slows the machine down for a while slows all of them. A
-percentile is only given where there are enough runs for it, and a median comes with the bounds that its samples support.
+percentile is only given where there are enough runs for it; a median comes with the bounds that its samples support.
 """
 
 from __future__ import annotations
