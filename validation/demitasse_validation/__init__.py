@@ -2,9 +2,8 @@
 
 from demitasse_validation.comparison import compare
 from demitasse_validation.inputs import Random
-from demitasse_validation.latency import Measurement, benchmark
 from demitasse_validation.prediction import Prediction, predict
 from demitasse_validation.report import Report
 from demitasse_validation.tolerances import Tolerances
 
-__all__ = ["Measurement", "Prediction", "Random", "Report", "Tolerances", "benchmark", "compare", "predict"]
+__all__ = ["Prediction", "Random", "Report", "Tolerances", "compare", "predict"]
