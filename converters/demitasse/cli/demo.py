@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,14 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from demitasse.cli import options
-from demitasse.cli.progress import Progress, show_progress
+from demitasse.cli.progress import Progress, native_messages_in, show_progress
 from demitasse.cli.validate import write_report
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from demitasse.conversion import Manifest
-    from demitasse_validation.report import Report
+    from demitasse_validation.report import ArtifactReport, Report
 
 __all__ = ["add_parser", "run"]
 
@@ -73,8 +74,9 @@ def run(arguments: argparse.Namespace) -> int:
     seconds = options.positive("--seconds", arguments.seconds)
     arguments.out.mkdir(parents=True, exist_ok=True)
     model = card(CARD)
-    with show_progress(arguments.quiet) as progress:
-        show = _Show(Console(stderr=arguments.json, quiet=arguments.quiet), progress)
+    log = arguments.out / "runtimes.log"
+    with native_messages_in(log) as terminal, show_progress(arguments.quiet, terminal) as progress:
+        show = _Show(Console(file=terminal if arguments.json else sys.stdout, quiet=arguments.quiet), progress)
         with show.step(f"Fetch {model.title}") as say:
             files = model.locate(arguments.model) if arguments.model else fetch(model)
             say(f"{model.description}")
@@ -157,17 +159,20 @@ def _verdicts(report: Report) -> Iterator[str]:
     for runtime in report.runtimes:
         yield f"{'source':12} {'agrees' if runtime.passed else 'DIFFERS'}: the evaluator and {runtime.runtime}"
     for artifact in report.artifacts:
-        worst = max((_error(layer.metrics) for layer in artifact.layers if layer.metrics), default=float("nan"))
-        counts = ", ".join(f"{count} {status}" for status, count in artifact.coverage.items() if count)
         verdict = "PASS" if artifact.passed else "FAIL"
-        yield f"{artifact.target:12} {verdict}: worst layer {worst:.1e} of its peak; {counts}"
+        counts = ", ".join(f"{count} {status}" for status, count in artifact.coverage.items() if count)
+        yield f"{artifact.target:12} {verdict}: {_worst(artifact)}; {counts}"
         for finding in artifact.findings:
             if finding.severity.value == "failure":
                 yield f"{'':12} {finding.message}"
 
 
-def _error(metrics: Mapping[str, float]) -> float:
-    return metrics["relative_to_peak"]
+def _worst(artifact: ArtifactReport) -> str:
+    """Say how far the worst layer is off: in shares of its peak, or for integers as signal over noise."""
+    measured = [layer.metrics for layer in artifact.layers if layer.metrics]
+    if artifact.target.endswith("int8"):
+        return f"worst layer {min(each['sqnr_db'] for each in measured):.1f} dB above its noise"
+    return f"worst layer within {max(each['relative_to_peak'] for each in measured):.1e} of its peak"
 
 
 def _predictions(manifest: Manifest, image: Path) -> Iterator[str]:

@@ -15,7 +15,7 @@ __all__ = ["make_pictures"]
 
 Floats = npt.NDArray[np.float64]
 
-SIZE = (360, 480)
+SIZE = (288, 384)
 
 
 def make_pictures(folder: Path, count: int, seed: int = 0) -> list[Path]:
