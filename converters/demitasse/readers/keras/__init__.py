@@ -1,1 +1,129 @@
-"""Reads Keras models from HDF5 with h5py alone; no code in the file is ever run."""
+"""Read Keras models of any generation, with h5py and JSON alone: nothing in a file is ever run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from demitasse.errors import Offence, Unsupported
+from demitasse.ir.graph import Graph
+from demitasse.ir.ops import Shape
+from demitasse.readers.keras.assemble import assemble
+from demitasse.readers.keras.builder import LayerBuilder, LayerFunction
+from demitasse.readers.keras.config import parse_model
+from demitasse.readers.keras.dangers import Danger, Finding
+from demitasse.readers.keras.expression import Expression
+from demitasse.readers.keras.layers import LAYERS
+from demitasse.readers.keras.registry import REGISTRY, reads
+from demitasse.readers.keras.source import open_file, open_source
+from demitasse.readers.reading import Reading
+from demitasse.readers.registry import described
+
+__all__ = [
+    "Danger",
+    "Finding",
+    "LayerBuilder",
+    "explain",
+    "read",
+    "reads",
+    "security_findings",
+    "supported_layers",
+]
+
+
+def read(
+    path: Path,
+    weights: Path | None = None,
+    *,
+    input_shapes: Mapping[str, Shape] | None = None,
+    outputs: Sequence[str] | None = None,
+    plugins: Iterable[Path] = (),
+    lambdas: Mapping[str, str] | None = None,
+) -> Graph:
+    """Read a Keras model into a graph.
+
+    Args:
+        path: a .h5 file with the whole model, a .keras archive, or an architecture as .json.
+        weights: the file with the weights, where they are apart: .h5, .weights.h5 or .keras.
+        input_shapes: shapes that replace those that the model states, batch and all, in its own order of axes.
+        outputs: layers or values to cut the net at, by name. None takes the model's own outputs.
+        plugins: Python files with readers of further layers (see `reads`). They are run: only give files you trust.
+        lambdas: for Lambda layers, by name, what they compute: a small expression such as `x / 127.5 - 1`.
+
+    Returns:
+        A graph in the source's layout. Its kernels are views into the mapped file wherever that is possible. Values
+        bear the names of layers: `conv1`, `outer/conv1` in a nested net, `conv1:1` for the second call of a shared one.
+        `batch_is_dynamic` tells whether it holds for other batch sizes; an open batch dimension is 1 in it.
+
+    Raises:
+        MalformedModel: a file is damaged or contradicts itself, or the weights don't fit; all misfits are listed.
+        Unsupported: the file holds what isn't safe, or layers or parameters that can't be carried; all are listed.
+        UsageError: an output or input that the net doesn't have, an input whose shape nobody says, missing weights,
+            or a bad plugin or expression.
+    """
+    return explain(path, weights, input_shapes=input_shapes, outputs=outputs, plugins=plugins, lambdas=lambdas).graph
+
+
+def explain(
+    path: Path,
+    weights: Path | None = None,
+    *,
+    input_shapes: Mapping[str, Shape] | None = None,
+    outputs: Sequence[str] | None = None,
+    plugins: Iterable[Path] = (),
+    lambdas: Mapping[str, str] | None = None,
+) -> Reading:
+    """Read a Keras model as `read` does, and return the traps that its layers met along with the graph."""
+    expressions = {name: Expression.parse(text, name) for name, text in (lambdas or {}).items()}
+    added: dict[str, LayerFunction] = {}
+    for plugin in plugins:
+        added |= REGISTRY.load_plugin(plugin)
+    source = open_source(path, weights)
+    _refuse_dangers(path, source.findings, expressions, added)
+    return assemble(
+        parse_model(source.config, str(path)),
+        source.generation,
+        str(path),
+        {**LAYERS, **added},
+        source.weights,
+        input_shapes=input_shapes or {},
+        outputs=outputs,
+        expressions=expressions,
+    )
+
+
+def _refuse_dangers(
+    path: Path,
+    findings: Iterable[Finding],
+    expressions: Mapping[str, Expression],
+    added: Mapping[str, LayerFunction],
+) -> None:
+    """Raise `Unsupported` with everything that isn't safe and that nobody gave another meaning."""
+    named = {name.rpartition("/")[2] for name in expressions}
+    refused = [
+        finding
+        for finding in findings
+        if not (finding.danger is Danger.LAMBDA and finding.layer in named)
+        and not (finding.kind and finding.kind in added)
+    ]
+    if refused:
+        offences = [Offence(finding.where, f"{finding.danger.value}: {finding.detail}") for finding in refused]
+        if any(finding.danger is Danger.LAMBDA for finding in refused):
+            offences.append(Offence("", "a Lambda layer can be given a meaning: --lambda NAME='x / 127.5 - 1'"))
+        raise Unsupported(
+            f"refused to read {path}, which holds more than numbers and the description of a net", offences
+        )
+
+
+def security_findings(path: Path) -> list[Finding]:
+    """List everything in a file that isn't safe, without reading it as a model.
+
+    Raises:
+        MalformedModel: the file is damaged or no Keras file.
+    """
+    return list(open_file(path).findings)
+
+
+def supported_layers() -> dict[str, str]:
+    """Map each kind of layer that can be read to a sentence on it, in alphabetical order."""
+    return described(LAYERS)

@@ -1,0 +1,94 @@
+"""Products, tables and layers that compute nothing at inference (Keras' layers/core and layers/regularization)."""
+
+from __future__ import annotations
+
+from demitasse.ir.ops import (
+    Cast,
+    Compare,
+    CompareFunction,
+    Dense,
+    DType,
+    Gather,
+    Reduce,
+    ReduceFunction,
+)
+from demitasse.readers.keras.activations import activate
+from demitasse.readers.keras.builder import LayerBuilder
+from demitasse.readers.keras.registry import reads
+
+
+@reads("Dense")
+def dense(layer: LayerBuilder) -> str:
+    """Multiply the last axis by a matrix."""
+    x = layer.real(layer.x)
+    inside, units = layer.shape(x)[-1], layer.params.integer("units")
+    kernel = layer.weight("kernel", (inside, units), axes=(1, 0))
+    bias = (layer.weight("bias", (units,)),) if layer.params.flag("use_bias", True) else ()
+    return activate(layer, layer.apply(Dense(), x, kernel, *bias))
+
+
+@reads("Embedding")
+def embedding(layer: LayerBuilder) -> str:
+    """Replace each whole number by a row of a table."""
+    params = layer.params
+    rows, width = params.integer("input_dim"), params.integer("output_dim")
+    x = layer.x
+    if layer.type(x).dtype not in (DType.INT32, DType.INT64):
+        x = layer.apply(Cast(DType.INT32), x)
+    y = layer.apply(Gather(0), layer.weight("embeddings", (rows, width)), x)
+    if params.flag("mask_zero", False):
+        layer.mark_padding(y, layer.apply(Compare(CompareFunction.EQUAL), x, layer.number_like(x, 0)))
+    return y
+
+
+@reads(
+    "Dropout",
+    "SpatialDropout1D",
+    "SpatialDropout2D",
+    "SpatialDropout3D",
+    "AlphaDropout",
+    "GaussianDropout",
+    "GaussianNoise",
+    "ActivityRegularization",
+    "Identity",
+    "StochasticDepth",
+    "RandomBrightness",
+    "RandomColorDegeneration",
+    "RandomColorJitter",
+    "RandomContrast",
+    "RandomErasing",
+    "RandomFlip",
+    "RandomGaussianBlur",
+    "RandomGrayscale",
+    "RandomHue",
+    "RandomInvert",
+    "RandomPerspective",
+    "RandomPosterization",
+    "RandomRotation",
+    "RandomSaturation",
+    "RandomSharpness",
+    "RandomShear",
+    "RandomTranslation",
+    "RandomZoom",
+    "RandAugment",
+    "AugMix",
+)
+def inert(layer: LayerBuilder) -> str:
+    """Give the input back: a layer that acts in training alone."""
+    params = layer.params
+    params.ignore(*[name for name, _ in params.unread()])
+    return layer.identity(layer.x)
+
+
+@reads("Masking")
+def masking(layer: LayerBuilder) -> str:
+    """Mark the steps of a sequence that hold nothing but one value as padding, and make them zero."""
+    x = layer.real(layer.x)
+    value = layer.params.number("mask_value", 0.0)
+    same = layer.apply(Compare(CompareFunction.EQUAL), x, layer.constant(value))
+    every = Reduce(ReduceFunction.MIN, (layer.rank(x) - 1,), keepdims=True)
+    absent = layer.apply(every, layer.apply(Cast(DType.FLOAT32), same))
+    y = layer.identity(x) if value == 0 else layer.mul(x, layer.sub(1.0, absent))
+    flat = layer.reshape(absent, *(0,) * (layer.rank(x) - 1))
+    layer.mark_padding(y, layer.apply(Compare(CompareFunction.GREATER), flat, layer.constant(0.5)))
+    return y

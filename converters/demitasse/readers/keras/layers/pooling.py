@@ -1,0 +1,103 @@
+"""Pooling (Keras' layers/pooling)."""
+
+from __future__ import annotations
+
+from demitasse.ir.ops import AveragePool, MaxPool, Reduce, ReduceFunction
+from demitasse.readers.keras.builder import LayerBuilder, Operand
+from demitasse.readers.keras.registry import reads
+from demitasse.readers.keras.windows import no_pads, same_pads
+
+
+def _pool(layer: LayerBuilder, rank: int, op: type[MaxPool] | type[AveragePool]) -> Operand:
+    layout = layer.layout(rank + 2)
+    params = layer.params
+    window = params.sizes("pool_size", rank, 2)
+    stride = params.sizes("strides", rank) if "strides" in params else window
+    params.ignore("strides")
+    shape = layer.shape(layer.x)
+    pads = no_pads(rank)
+    if params.choice("padding", ("valid", "same"), "valid") == "same":
+        sizes = [shape[axis] for axis in layout.spatial_axes(rank + 2)]
+        pads = same_pads(sizes, window, stride, (1,) * rank)
+        if any(map(any, pads)) and op is AveragePool:
+            layer.trap("the average of a window at the edge is over its elements inside the image alone")
+    return layer.apply(op(window, stride, pads, layout=layout), layer.real(layer.x))
+
+
+@reads("MaxPooling1D")
+def max_pooling1d(layer: LayerBuilder) -> str:
+    """Take the maximum of each window along one axis."""
+    return _pool(layer, 1, MaxPool)
+
+
+@reads("MaxPooling2D")
+def max_pooling2d(layer: LayerBuilder) -> str:
+    """Take the maximum of each window along two axes."""
+    return _pool(layer, 2, MaxPool)
+
+
+@reads("MaxPooling3D")
+def max_pooling3d(layer: LayerBuilder) -> str:
+    """Take the maximum of each window along three axes."""
+    return _pool(layer, 3, MaxPool)
+
+
+@reads("AveragePooling1D")
+def average_pooling1d(layer: LayerBuilder) -> str:
+    """Take the mean of each window along one axis; padding doesn't count."""
+    return _pool(layer, 1, AveragePool)
+
+
+@reads("AveragePooling2D")
+def average_pooling2d(layer: LayerBuilder) -> str:
+    """Take the mean of each window along two axes; padding doesn't count."""
+    return _pool(layer, 2, AveragePool)
+
+
+@reads("AveragePooling3D")
+def average_pooling3d(layer: LayerBuilder) -> str:
+    """Take the mean of each window along three axes; padding doesn't count."""
+    return _pool(layer, 3, AveragePool)
+
+
+def _pool_globally(layer: LayerBuilder, rank: int, function: ReduceFunction) -> Operand:
+    axes = layer.layout(rank + 2).spatial_axes(rank + 2)
+    return layer.apply(Reduce(function, axes, layer.params.flag("keepdims", False)), layer.real(layer.x))
+
+
+@reads("GlobalMaxPooling1D")
+def global_max_pooling1d(layer: LayerBuilder) -> str:
+    """Take the maximum along one axis."""
+    return _pool_globally(layer, 1, ReduceFunction.MAX)
+
+
+@reads("GlobalMaxPooling2D")
+def global_max_pooling2d(layer: LayerBuilder) -> str:
+    """Take the maximum along two axes."""
+    return _pool_globally(layer, 2, ReduceFunction.MAX)
+
+
+@reads("GlobalMaxPooling3D")
+def global_max_pooling3d(layer: LayerBuilder) -> str:
+    """Take the maximum along three axes."""
+    return _pool_globally(layer, 3, ReduceFunction.MAX)
+
+
+@reads("GlobalAveragePooling1D")
+def global_average_pooling1d(layer: LayerBuilder) -> str:
+    """Take the mean along one axis."""
+    if layer.padding(layer.x) is not None:
+        raise layer.unsupported("the mean of the steps that a mask leaves")
+    return _pool_globally(layer, 1, ReduceFunction.MEAN)
+
+
+@reads("GlobalAveragePooling2D")
+def global_average_pooling2d(layer: LayerBuilder) -> str:
+    """Take the mean along two axes."""
+    return _pool_globally(layer, 2, ReduceFunction.MEAN)
+
+
+@reads("GlobalAveragePooling3D")
+def global_average_pooling3d(layer: LayerBuilder) -> str:
+    """Take the mean along three axes."""
+    return _pool_globally(layer, 3, ReduceFunction.MEAN)
