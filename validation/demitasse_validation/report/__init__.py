@@ -24,6 +24,7 @@ __all__ = [
     "RankResult",
     "Ranked",
     "Report",
+    "Role",
     "RuntimeReport",
     "Severity",
 ]
@@ -38,6 +39,14 @@ class Severity(enum.Enum):
     FAILURE = "failure"
     WARNING = "warning"
     NOTE = "note"
+
+
+class Role(enum.Enum):
+    """Says what part a layer that is off has in its error: it makes it, makes it larger, or is only fed with it."""
+
+    SOURCE = "source"
+    AMPLIFIER = "amplifier"
+    VICTIM = "victim"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +66,8 @@ class LayerResult:
     `status` says how it is found in the artifact: only what has figures was measured. `passed` is None where nothing
     was measured and nothing is wrong with that. `together_with` names the layers whose results were folded into this
     one, so that a fault here may be theirs; `into` the blob that this one was folded into or shares its elements with.
+    `metrics` measure what all layers up to this one have accumulated; `local`, where it was measured, this layer alone,
+    fed with the reference's inputs.
     """
 
     layer: str
@@ -73,6 +84,8 @@ class LayerResult:
     reason: str = ""
     worst_sample: str | None = None
     note: str = ""
+    local: Mapping[str, float] | None = None
+    role: Role | None = None
 
 
 @dataclass(frozen=True, slots=True)
