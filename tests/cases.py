@@ -43,6 +43,7 @@ from demitasse.ir.ops import (
     MatMul,
     MaxPool,
     MaxUnpool,
+    NonMaxSuppression,
     Pad,
     Padding,
     PRelu,
@@ -51,7 +52,9 @@ from demitasse.ir.ops import (
     Relu,
     Reshape,
     Resize,
+    RoiMaxPool,
     Shape,
+    Size,
     Slice,
     Softmax,
     SpatialOp,
@@ -602,6 +605,42 @@ def _along_axes() -> Iterator[Case]:
     yield sketch.done("places")
 
 
+# --- detection --------------------------------------------------------------------------------------------
+
+
+def _regions(name: str, size: Size, scale: float, rows: list[list[float]]) -> Case:
+    """Builds a pooling of regions, each a place in the batch and corners."""
+    sketch = Sketch(f"roi_max_pool_{name}")
+    regions = sketch.given("regions", np.array(rows, np.float32))
+    sketch.add(RoiMaxPool(size, scale), [sketch.input(2, 3, 8, 9), regions])
+    return sketch.done(dynamic=False)
+
+
+def _suppression(name: str, classes: int, boxes: int, overlap: float, score: float) -> Case:
+    """Builds a suppression among boxes that lie close together."""
+    sketch = Sketch(f"non_max_suppression_{name}")
+    corners = sketch.draw((2, boxes, 2), 0.0, 0.5)
+    sides = sketch.draw((2, boxes, 2), 0.1, 0.6)
+    sketch.given("boxes", np.concatenate([corners, corners + sides], axis=2))
+    sketch.add(NonMaxSuppression(overlap, score), ["boxes", sketch.input(2, classes, boxes, low=0.0, name="scores")])
+    return sketch.done()
+
+
+def _detections() -> Iterator[Case]:
+    rows: list[list[float]] = [
+        [0, 0, 0, 15, 12],
+        [1, 4, 3, 15, 14],
+        [0, 8, 8, 8, 8],
+        [1, 3, 5, 16, 15],
+        [1, 20, 20, 40, 40],
+    ]
+    yield _regions("half", Size(3, 2), 0.5, rows)
+    yield _regions("sixteenth", Size(7, 7), 0.0625, [[0, 0, 0, 127, 111], [1, 32, 16, 90, 100]])
+    yield _suppression("one_class", 1, 12, 0.3, 0.2)
+    yield _suppression("classes", 3, 20, 0.5, 0.4)
+    yield _suppression("nothing_left", 2, 5, 0.5, 2.0)
+
+
 # --- structure --------------------------------------------------------------------------------------------
 
 
@@ -776,6 +815,7 @@ CASES: tuple[Case, ...] = (
     *_binaries(),
     *_choices(),
     *_along_axes(),
+    *_detections(),
     *_structures(),
     *_in_both_layouts(_graphs),
     *_several_ports(),

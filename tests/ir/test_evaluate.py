@@ -120,6 +120,14 @@ def max_unpool(op: ops.MaxUnpool, x: Array, places: Array) -> list[Array]:
     return onnx_node("MaxUnpool", [x, places.astype(np.int64) + planes, shape], kernel_shape=[1, 1])
 
 
+def non_max_suppression(op: ops.NonMaxSuppression, boxes: Array, scores: Array) -> list[Array]:
+    limits = [np.array([limit], np.float32) for limit in (op.overlap_threshold, op.score_threshold)]
+    (chosen,) = onnx_node("NonMaxSuppression", [boxes, scores, integers(boxes.shape[1]), *limits])
+    kept = np.zeros(scores.shape, bool)
+    kept[tuple(chosen.T)] = True
+    return [kept]
+
+
 @channels_first
 def lrn(op: ops.Lrn, x: Array) -> list[Array]:
     return onnx_node("LRN", [x], size=op.size, alpha=op.alpha, beta=op.beta, bias=op.k)
@@ -213,6 +221,8 @@ REFERENCES: Mapping[type[Op], Callable[..., list[Array]]] = {
     ops.Softmax: lambda op, x: onnx_node("Softmax", [x], axis=op.axis),
     ops.Reduce: reduce,
     ops.ArgMax: lambda op, x: onnx_node("ArgMax", [x], axis=op.axis, keepdims=int(op.keepdims)),
+    ops.RoiMaxPool: lambda op, *arrays: onnx_node("MaxRoiPool", arrays, pooled_shape=op.size, spatial_scale=op.scale),
+    ops.NonMaxSuppression: non_max_suppression,
     ops.TopK: lambda op, x: onnx_node("TopK", [x, integers(op.k)], 2, axis=op.axis),
     ops.Concat: lambda op, *arrays: onnx_node("Concat", arrays, axis=op.axis),
     ops.Slice: slice_,

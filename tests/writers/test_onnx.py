@@ -37,11 +37,13 @@ from demitasse.ir.ops import (
     Padding,
     Relu,
     Reshape,
+    RoiMaxPool,
     SpatialOp,
     TensorType,
 )
 from demitasse.ir.weights import Array
 from demitasse.writers.onnx import DEFAULT_OPSET, EMITTERS, LIMITS, OPSETS, offences, read_document, write
+from demitasse.writers.onnx.emit import ROI_POOL
 from demitasse.writers.onnx.wire import field_key
 
 WRITABLE = [one for one in CASES if Layout.CHANNELS_LAST not in one.layouts]
@@ -128,6 +130,10 @@ def path(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("opset", [OPSETS[0], DEFAULT_OPSET, OPSETS[-1]])
 @pytest.mark.parametrize("one", WRITABLE, ids=str)
 def test_onnx_runtime_computes_the_same(one: Case, opset: int, path: Path) -> None:
+    if RoiMaxPool in one.ops and opset > ROI_POOL:
+        with pytest.raises(UsageError, match="ONNX Runtime pools regions up to opset 21"):
+            written(one.graph, path, opset)
+        return
     expected = evaluate(one.graph, one.inputs, keep=one.graph.outputs)
     onnx.checker.check_model(written(one.graph, path, opset), full_check=True)
     assert_close(run(path, one.inputs), expected, one.graph)

@@ -46,7 +46,8 @@ from demitasse.writers.tflite import EMITTERS, LIMITS, offences, read_document, 
 from demitasse.writers.tflite.flatbuffer import ALIGNMENT
 from demitasse.writers.tflite.padding import SAME, VALID, Axis, rule
 
-WRITABLE = [one for one in CASES if Layout.CHANNELS_FIRST not in one.layouts]
+LACKING = [one for one in CASES if one.ops & LIMITS.keys()]
+WRITABLE = [one for one in CASES if Layout.CHANNELS_FIRST not in one.layouts and one not in LACKING]
 DYNAMIC = [one for one in WRITABLE if one.dynamic]
 TOLERANCE = 1e-5
 
@@ -180,6 +181,11 @@ def test_every_operation_has_an_emitter_or_a_stated_limit() -> None:
     assert set(EMITTERS) | set(LIMITS) == set(OPS)
     assert not set(EMITTERS) & set(LIMITS)
     assert {op for one in WRITABLE for op in one.ops} == set(EMITTERS)
+
+
+@pytest.mark.parametrize("one", LACKING, ids=str)
+def test_what_tflite_lacks_is_an_offence(one: Case) -> None:
+    assert {offence.reason for offence in offences(one.graph)} == {LIMITS[op] for op in one.ops & LIMITS.keys()}
 
 
 @pytest.mark.parametrize("xnnpack", [True, False], ids=["xnnpack", "builtin"])

@@ -45,6 +45,7 @@ from demitasse.ir.ops import (
     MatMul,
     MaxPool,
     MaxUnpool,
+    NonMaxSuppression,
     Op,
     Pad,
     Padding,
@@ -54,6 +55,7 @@ from demitasse.ir.ops import (
     Relu,
     Reshape,
     Resize,
+    RoiMaxPool,
     Shape,
     ShapeError,
     Slice,
@@ -584,6 +586,53 @@ def _identity(_: Identity, x: Array) -> Array:
     return x
 
 
+def _roi_max_pool(op: RoiMaxPool, x: Array, regions: Array) -> Array:
+    y = np.zeros((len(regions), x.shape[1], *op.size), x.dtype)
+    samples = np.trunc(regions[:, 0]).astype(np.int64)
+    _check_indices(samples, len(x), "pooling of regions")
+    for region, (sample, row) in enumerate(zip(samples, regions[:, 1:], strict=True)):
+        corners = row.astype(np.float32) * np.float32(op.scale)
+        rounded = np.sign(corners) * np.floor(np.abs(corners) + np.float32(0.5))
+        left, top, right, bottom = map(int, rounded)
+        rows = _bins(top, bottom, op.size.height, x.shape[2])
+        columns = _bins(left, right, op.size.width, x.shape[3])
+        for (i, down), (j, across) in product(enumerate(rows), enumerate(columns)):
+            part = x[sample, :, down, across]
+            if part.size:
+                y[region, :, i, j] = part.max((1, 2))
+    return y
+
+
+def _bins(start: int, last: int, count: int, size: int) -> list[slice]:
+    """Cut what lies from `start` to `last`, both included, into overlapping bins inside 0..size."""
+    length = np.float32(max(last - start + 1, 1)) / np.float32(count)
+    number = np.arange(count + 1, dtype=np.float32)
+    lows = np.clip(np.floor(number[:-1] * length).astype(np.int64) + start, 0, size)
+    highs = np.clip(np.ceil(number[1:] * length).astype(np.int64) + start, 0, size)
+    return [slice(low, high) for low, high in zip(lows.tolist(), highs.tolist(), strict=True)]
+
+
+def _non_max_suppression(op: NonMaxSuppression, boxes: Array, scores: Array) -> Array:
+    kept = np.zeros(scores.shape, bool)
+    low, high = np.minimum(boxes[..., :2], boxes[..., 2:]), np.maximum(boxes[..., :2], boxes[..., 2:])
+    for sample, label in np.ndindex(scores.shape[:2]):
+        ranked = np.argsort(-scores[sample, label], kind="stable")
+        left = ranked[scores[sample, label, ranked] > op.score_threshold]
+        while left.size:
+            best, left = left[0], left[1:]
+            kept[sample, label, best] = True
+            share = _overlap(low[sample, best], high[sample, best], low[sample, left], high[sample, left])
+            left = left[~(share > op.overlap_threshold)]
+    return kept
+
+
+def _overlap(low: Array, high: Array, lows: Array, highs: Array) -> Array:
+    """Return the area that a box shares with each of some others, divided by the area of both together."""
+    shared = np.prod(np.maximum(np.minimum(high, highs) - np.maximum(low, lows), 0), axis=-1)
+    whole = np.prod(high - low, axis=-1) + np.prod(highs - lows, axis=-1) - shared
+    return np.asarray(np.where(shared > 0, shared / np.where(whole > 0, whole, 1), 0))
+
+
 EVALUATORS: Mapping[type[Op], Callable[..., Results]] = MappingProxyType(
     {
         Conv: _conv,
@@ -609,6 +658,8 @@ EVALUATORS: Mapping[type[Op], Callable[..., Results]] = MappingProxyType(
         Reduce: _reduce,
         ArgMax: _arg_max,
         TopK: _top_k,
+        RoiMaxPool: _roi_max_pool,
+        NonMaxSuppression: _non_max_suppression,
         Concat: _concat,
         Slice: _slice,
         Pad: _pad,

@@ -50,6 +50,7 @@ __all__ = [
     "MatMul",
     "MaxPool",
     "MaxUnpool",
+    "NonMaxSuppression",
     "Op",
     "PRelu",
     "Pad",
@@ -59,6 +60,7 @@ __all__ = [
     "Relu",
     "Reshape",
     "Resize",
+    "RoiMaxPool",
     "Shape",
     "ShapeError",
     "Size",
@@ -770,6 +772,59 @@ class TopK(Op):
         return TensorType(shape, x.dtype), TensorType(shape, DType.INT32)
 
 
+# --- detection --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RoiMaxPool(Op):
+    """Take the maximum of each bin of each region of an image: `RoiMaxPool(x, regions)`.
+
+    `x` is `[N, C, H, W]`, whatever the layout of the rest of the graph; `regions` is `[R, 5]`, rows of the place in the
+    batch, left, top, right and bottom; the result is `[R, C, *size]`. The corners, times `scale`, are rounded (halves
+    away from zero) and belong to the region, which is one element large at least. Bin `i` of `size` covers what lies
+    from `floor(i * length / size)` to `ceil((i + 1) * length / size)` of it, inside the image; an empty bin gives 0
+    (Girshick 2015, section 2.1, as Caffe and ONNX have it). The bounds are those of float32.
+    """
+
+    size: Size
+    scale: float
+
+    def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        _check_arity(inputs, 2, 2)
+        _check_float(*inputs)
+        x, regions = (value.shape for value in inputs)
+        if len(x) != 4 or len(regions) != 2 or regions[1] != 5:
+            raise ShapeError(
+                f"regions of shape {regions} on an image of shape {x}: they have to be [R, 5], [N, C, H, W]"
+            )
+        return (TensorType((regions[0], x[1], *_positive("pooling regions", self.size)), inputs[0].dtype),)
+
+
+@dataclass(frozen=True, slots=True)
+class NonMaxSuppression(Op):
+    """Find the boxes that no better box of their class overlaps: `NonMaxSuppression(boxes, scores)` gives bool.
+
+    `boxes` is `[N, B, 4]`, two opposite corners each; `scores` is `[N, C, B]`, and so is the result. In each class of
+    each sample the boxes whose score is above `score_threshold` are gone through from the highest score to the lowest
+    (the first in a tie), and a box is kept unless the area that it shares with one kept before it, divided by the area
+    of both together, is above `overlap_threshold`. Boxes without an area overlap with nothing.
+    """
+
+    overlap_threshold: float
+    score_threshold: float
+
+    def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        _check_arity(inputs, 2, 2)
+        _check_float(*inputs)
+        boxes, scores = (value.shape for value in inputs)
+        fits = len(boxes) == len(scores) == 3 and boxes[2] == 4 and (boxes[0], boxes[1]) == (scores[0], scores[2])
+        if not fits:
+            raise ShapeError(
+                f"boxes of shape {boxes} and scores of shape {scores}: they have to be [N, B, 4], [N, C, B]"
+            )
+        return (TensorType(scores, DType.BOOL),)
+
+
 # --- structure ------------------------------------------------------------------------------------------------
 
 
@@ -938,6 +993,8 @@ AnyOp: TypeAlias = (
     | Reduce
     | ArgMax
     | TopK
+    | RoiMaxPool
+    | NonMaxSuppression
     | Concat
     | Slice
     | Pad

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from demitasse.errors import Offence
+from demitasse.errors import Offence, UsageError
 from demitasse.ir.graph import Graph
 from demitasse.ir.ops import (
     Activation,
@@ -41,6 +41,7 @@ from demitasse.ir.ops import (
     MatMul,
     MaxPool,
     MaxUnpool,
+    NonMaxSuppression,
     Op,
     Pad,
     Padding,
@@ -50,6 +51,7 @@ from demitasse.ir.ops import (
     Relu,
     Reshape,
     Resize,
+    RoiMaxPool,
     Slice,
     Softmax,
     SpatialOp,
@@ -80,6 +82,9 @@ SHAPE_RANGE = 15
 
 HARD_SWISH = 14
 """The first opset that has `HardSwish`."""
+
+ROI_POOL = 21
+"""The last opset whose `MaxRoiPool` ONNX Runtime has."""
 
 GELU = 20
 """The first opset that has `Gelu`."""
@@ -200,6 +205,49 @@ def _shape_of_planes(site: Site, x: str, plane: int) -> str:
         leading = site.step("leading", "Slice", [whole, *ends], (2,), DType.INT64)
     size = site.integers("plane", (plane,))
     return site.step("zeros_shape", "Concat", [leading, size], (3,), DType.INT64, axis=0)
+
+
+def _roi_max_pool(site: Site, op: RoiMaxPool) -> None:
+    if site.opset > ROI_POOL:
+        raise UsageError(
+            f"{site.node.origin.where}: ONNX Runtime pools regions up to opset {ROI_POOL}; ask for that or a lower one"
+        )
+    site.finish("MaxRoiPool", site.inputs, pooled_shape=op.size, spatial_scale=op.scale)
+
+
+def _non_max_suppression(site: Site, op: NonMaxSuppression) -> None:
+    """Mark the boxes that ONNX lists, one row of (sample, class, box) each, in a tensor of zeros."""
+    from onnx.numpy_helper import from_array
+
+    boxes, scores = site.inputs
+    dims = site.dims(scores)
+    limits = [
+        site.constant(what, [limit], DType.FLOAT32)
+        for what, limit in (("overlap_threshold", op.overlap_threshold), ("score_threshold", op.score_threshold))
+    ]
+    most = site.integers("most", [site.type(scores).shape[2]])
+    chosen = site.step("chosen", "NonMaxSuppression", [boxes, scores, most, *limits], ("kept", 3), DType.INT64)
+    zeros = site.step(
+        "zeros",
+        "ConstantOfShape",
+        [site.step("shape", "Shape", [scores], (3,), DType.INT64)],
+        dims,
+        DType.INT32,
+        value=from_array(np.zeros(1, np.int32)),
+    )
+    count = site.step(
+        "count",
+        "Slice",
+        [
+            site.step("listed", "Shape", [chosen], (2,), DType.INT64),
+            *(site.integers(f"at_{at}", [at]) for at in (0, 1)),
+        ],
+        (1,),
+        DType.INT64,
+    )
+    ones = site.step("ones", "ConstantOfShape", [count], ("kept",), DType.INT32, value=from_array(np.ones(1, np.int32)))
+    marked = site.step("marked", "ScatterND", [zeros, chosen, ones], dims, DType.INT32)
+    site.finish("Cast", [marked], to=element_type(DType.BOOL))
 
 
 def _lrn(site: Site, op: Lrn) -> None:
@@ -544,6 +592,8 @@ EMITTERS: dict[type[Op], Emitter] = {
     Reduce: _reduce,
     ArgMax: _arg_max,
     TopK: _top_k,
+    RoiMaxPool: _roi_max_pool,
+    NonMaxSuppression: _non_max_suppression,
     Concat: _concat,
     Slice: _slice,
     Pad: _pad,

@@ -25,11 +25,13 @@ from demitasse.ir.ops import (
     MatMul,
     MaxPool,
     MaxUnpool,
+    NonMaxSuppression,
     Op,
     Pad,
     Reduce,
     ReduceFunction,
     Reshape,
+    RoiMaxPool,
     Slice,
     Softmax,
     SpatialOp,
@@ -224,13 +226,19 @@ EMITTERS: dict[type[Op], Emitter] = {
 }
 """How each operation is spelled."""
 
-LIMITS: dict[type[Op], str] = {}
-"""Operations that a SavedModel can't carry, with the reason: there are none."""
+LIMITS: dict[type[Op], str] = {
+    RoiMaxPool: "TensorFlow has no operator that pools regions: cut the net before it with --outputs",
+    NonMaxSuppression: (
+        "TensorFlow suppresses boxes of one class of one sample at a time: cut the net before it with --outputs"
+    ),
+}
+"""Operations that a SavedModel can't carry, with the reason."""
 
 
 def offences(graph: Graph) -> list[Offence]:
     """List everything that TensorFlow can't carry: some things that few images ask for."""
-    return [
+    found = [Offence(node.origin.where, LIMITS[type(node.op)]) for node in graph.nodes if type(node.op) in LIMITS]
+    return found + [
         Offence(node.origin.where, f"{type(node.op).__name__} {reason}")
         for node in graph.nodes
         if isinstance(node.op, SpatialOp)

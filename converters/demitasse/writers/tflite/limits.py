@@ -15,8 +15,13 @@ from demitasse.writers.tflite.lowering import types_and_batched_axes
 
 __all__ = ["LIMITS", "offences"]
 
-# Operations that have no emitter at all, with the reason: none.
-LIMITS: dict[type[ops.AnyOp], str] = {}
+# Operations that have no emitter at all, with the reason.
+LIMITS: dict[type[ops.AnyOp], str] = {
+    ops.RoiMaxPool: "TFLite has no operator that pools regions: cut the net before it with --outputs",
+    ops.NonMaxSuppression: (
+        "TFLite suppresses boxes of one class of one sample at a time: cut the net before it with --outputs"
+    ),
+}
 
 Check = Callable[[Graph, Node, Any], Iterator[str]]
 
@@ -30,6 +35,7 @@ def offences(graph: Graph) -> list[Offence]:
         if check is not None
         for reason in check(graph, node, node.op)
     ]
+    found += [Offence(node.origin.where, LIMITS[type(node.op)]) for node in graph.nodes if type(node.op) in LIMITS]
     if graph.batch_is_dynamic:
         found += _check_batch(graph)
     types = map(graph.weights.type, graph.weights)
