@@ -19,6 +19,7 @@ from demitasse.ir.document import Document, SourceFile
 from demitasse.ir.graph import Graph
 from demitasse.ir.ops import Shape
 from demitasse.ir.preprocessing import Preprocessing
+from demitasse.ir.weights import Array
 from demitasse.passes.batch import can_change_batch, with_batch
 from demitasse.readers import read, source_format
 from demitasse.targets import target_of
@@ -207,11 +208,19 @@ class _Run:
 
     def _step(self, step: Step, subjects: Sequence[Subject], witnesses: Sequence[Witness]) -> None:
         wanted = frozenset[str]().union(*[s.blobs for s in subjects], *[w.blobs for w in witnesses])
-        reference = self.evaluator.run_layers(step.feeds, wanted)
+        reference = self._reference(step, wanted)
         for witness in witnesses:
             witness.add(step, reference)
         for subject in subjects:
             subject.add(step, reference)
+
+    def _reference(self, step: Step, wanted: Collection[str]) -> Mapping[str, Array]:
+        try:
+            return self.evaluator.run_layers(step.feeds, wanted)
+        except UsageError as error:
+            if not self.inputs.kind.startswith("noise"):
+                raise
+            raise UsageError(f"random inputs don't suit this net: {error}; give --inputs FILE.npz") from error
 
 
 def _findings(

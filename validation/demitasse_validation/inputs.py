@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 from demitasse.errors import UsageError
 from demitasse.ir.graph import Graph
-from demitasse.ir.ops import Layout, TensorType
+from demitasse.ir.ops import Cast, Gather, Identity, Layout, Reshape, TensorType, Transpose
 from demitasse.ir.preprocessing import ChannelOrder, Preprocessing
 from demitasse.ir.weights import Array
 from demitasse.passes.batch import batched_shapes, can_change_batch
 from demitasse.preprocess import fit, for_input, images_in, load_image, normalize
-from demitasse.samples import from_path, seeded
+from demitasse.samples import Samples, from_path, seeded
 
 __all__ = ["Inputs", "Random", "Sample", "Step", "inputs_for"]
 
@@ -101,7 +101,7 @@ def inputs_for(
         types = {name: type_._replace(shape=one[name]) for name, type_ in types.items()}
         stacked = frozenset(name for name in types if one[name] != two[name])
     if isinstance(source, Random):
-        return _noise(source, types, stacked, graph.layout, preprocessing)
+        return _noise(source, graph, types, stacked, preprocessing)
     if isinstance(source, str | Path) and Path(source).suffix.lower() in {".npz", ".npy"}:
         samples = from_path(Path(source), types, graph.layout, preprocessing)
         return Inputs("arrays", samples.names, lambda index: Sample(samples.make(index), None), stacked)
@@ -136,14 +136,15 @@ def _sample(name: str, pixels: npt.NDArray[np.uint8], contract: Preprocessing, l
 
 def _noise(
     source: Random,
+    graph: Graph,
     types: Mapping[str, TensorType],
     stacked: frozenset[str],
-    layout: Layout,
     preprocessing: Preprocessing | None,
 ) -> Inputs:
+    layout = graph.layout
     if source.count < 1:
         raise UsageError(f"can't validate on {source.count} random inputs; ask for 1 or more")
-    samples = seeded(types, source.count, source.seed)
+    samples = _with_indices(seeded(types, source.count, source.seed), source.seed, graph)
     name, type_ = next(iter(types.items()))
     is_image = (
         len(types) == 1
@@ -162,3 +163,31 @@ def _noise(
         return _sample(name, pixels, contract, layout)
 
     return Inputs("noise in pixels", samples.names, make, stacked, contract)
+
+
+def _with_indices(samples: Samples, seed: int, graph: Graph) -> Samples:
+    """Replace the noise in inputs that pick entries of a table (an embedding's words) by places that it has."""
+    sizes = _table_sizes(graph)
+
+    def make(index: int) -> Mapping[str, Array]:
+        random = np.random.default_rng([seed, index, 1])
+        return {
+            name: random.integers(0, sizes[name], array.shape).astype(array.dtype) if name in sizes else array
+            for name, array in samples.make(index).items()
+        }
+
+    return Samples(samples.names, make)
+
+
+def _table_sizes(graph: Graph) -> dict[str, int]:
+    """Find inputs that, but for casts and reshapes, are the indices of a Gather, and how many entries it picks from."""
+    origin = {name: name for name in graph.inputs}
+    sizes: dict[str, int] = {}
+    for node in graph.nodes:
+        match node.op:
+            case Cast() | Reshape() | Identity() | Transpose() if node.inputs[0] in origin:
+                origin[node.outputs[0]] = origin[node.inputs[0]]
+            case Gather(axis=axis) if node.inputs[1] in origin:
+                name, count = origin[node.inputs[1]], graph.type(node.inputs[0]).shape[axis]
+                sizes[name] = min(count, sizes.get(name, count))
+    return sizes

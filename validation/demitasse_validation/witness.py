@@ -40,7 +40,8 @@ class Witness:
 
     def __post_init__(self) -> None:
         self._tallies: dict[str, Tally] = {}
-        self._all = [blob for layer in self.graph.layers for blob in layer.outputs]
+        blobs = (blob for layer in self.graph.layers for blob in layer.outputs)
+        self._all = [blob for blob in blobs if blob in self.graph.values]
 
     @property
     def blobs(self) -> frozenset[str]:
@@ -59,7 +60,10 @@ class Witness:
         """Judge everything that was added, and say which layers the runtime lacks."""
         absent = self.runner.missing(self._all)
         layers = tuple(
-            self._result(layer, blob, absent.get(blob, "")) for layer in self.graph.layers for blob in layer.outputs
+            self._result(layer, blob, absent.get(blob, ""))
+            for layer in self.graph.layers
+            for blob in layer.outputs
+            if blob in self.graph.values
         )
         failing = {result.blob for result in layers if result.passed is False and result.metrics}
         found = [

@@ -2,29 +2,61 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from demitasse.errors import MissingDependency
 from demitasse.ir.graph import Graph
 from demitasse.ir.weights import Array
+from demitasse.readers.caffe.net import Layer, read_net
 from demitasse_validation.runtimes import check_feeds
 from demitasse_validation.runtimes.evaluator import specs
 
 __all__ = ["OpenCvRunner"]
 
 
+class _Quirk(NamedTuple):
+    """A parameter that OpenCV's importer takes no notice of, as comparing it with Caffe itself showed."""
+
+    type: str
+    applies: Callable[[Layer], bool]
+    reason: str
+
+
+# Where OpenCV 4 computes something else than Caffe does, its opinion is none.
+QUIRKS: tuple[_Quirk, ...] = (
+    _Quirk(
+        "InnerProduct",
+        lambda layer: layer.param("inner_product_param").flag("transpose", False),
+        "OpenCV ignores `transpose`",
+    ),
+    _Quirk(
+        "Log",
+        lambda layer: any(name in layer.param("log_param") for name in ("base", "scale", "shift")),
+        "OpenCV ignores `base`, `scale` and `shift` of Log",
+    ),
+    _Quirk("Axpy", lambda _: True, "OpenCV computes Axpy otherwise than the fork that it comes from"),
+    _Quirk("Swish", lambda layer: "beta" in layer.param("swish_param"), "OpenCV ignores `beta` of Swish"),
+)
+
+
+class _Place(NamedTuple):
+    """Where OpenCV keeps a blob: its name for the layer, and which of the layer's outputs it is."""
+
+    layer: str
+    output: int
+
+
 class OpenCvRunner:
     """Runs a prototxt and a caffemodel in OpenCV 4, every layer for itself.
 
     OpenCV knows results by their layers, so values that an in-place layer overwrites are there too. Fusion and Winograd
-    convolution are off: each layer is computed as it stands. What OpenCV can't run is no error here: `missing` tells
-    the reason, as this runtime only supports findings about the others.
+    convolution are off: each layer is computed as it stands. What OpenCV can't run, or is known to misread, is no
+    error here: `missing` tells the reason, as this runtime only supports findings about the others.
 
     Raises:
         MissingDependency: OpenCV isn't installed, or is a release without the Caffe importer.
@@ -42,14 +74,17 @@ class OpenCvRunner:
         self.inputs = specs(graph, graph.inputs)
         self.outputs = specs(graph, graph.outputs)
         self._threads = threads
-        self._places = {
-            blob: (layer.origin.layer, place) for layer in graph.layers for place, blob in enumerate(layer.outputs)
-        }
-        counts = Counter(layer.origin.layer for layer in graph.layers)
-        self._namesakes = frozenset(name for name, count in counts.items() if count > 1)
-        self._layers: frozenset[str] = frozenset()
         self._refusal = ""
+        self._known: frozenset[str] = frozenset()
+        self._places: dict[str, _Place] = {}
+        self._unusable: dict[str, str] = {}
         self._net: Any = None
+        if source.suffix == ".caffemodel":
+            self._refusal = "it reads structures from a prototxt alone"
+            return
+        layers = {layer.name: layer for layer in read_net(source, None).layers}
+        self._places = _places(graph, layers)
+        self._unusable = _namesakes(graph, self._places) | _misread(graph, layers)
         try:
             with _quiet():
                 self._net = cv2.dnn.readNetFromCaffe(str(source), str(weights or ""))
@@ -59,7 +94,7 @@ class OpenCvRunner:
         self._net.setPreferableBackend(cv2.dnn.DNN_BACKEND_OPENCV)
         self._net.enableFusion(False)
         self._net.enableWinograd(False)
-        self._layers = frozenset(self._net.getLayerNames())
+        self._known = frozenset(self._net.getLayerNames())
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         return self.run_layers(feeds, self.outputs)
@@ -72,7 +107,7 @@ class OpenCvRunner:
         absent = self.missing(wanted)
         results = {name: feeds[name] for name in wanted if name in feeds}
         computed = [name for name in wanted if name not in absent and name not in feeds]
-        layers = list(dict.fromkeys(self._places[name][0] for name in computed))
+        layers = list(dict.fromkeys(self._places[name].layer for name in computed))
         if not layers:
             return results
         try:
@@ -84,9 +119,11 @@ class OpenCvRunner:
             self._refusal = _reason(error)
             return results
         for name in computed:
-            layer, place = self._places[name]
-            if place < len(given[layer]):
-                results[name] = self._shaped(name, given[layer][place])
+            layer, output = self._places[name]
+            if output < len(given[layer]):
+                results[name] = self._shaped(name, given[layer][output])
+            else:
+                self._unusable[name] = "OpenCV's layer has no such output"
         return results
 
     def missing(self, tensors: Iterable[str]) -> dict[str, str]:
@@ -98,10 +135,10 @@ class OpenCvRunner:
                 absent[name] = f"OpenCV can't run this net: {self._refusal}"
             elif name not in self._places:
                 absent[name] = "no layer of the source gives it"
-            elif self._places[name][0] not in self._layers:
+            elif name in self._unusable:
+                absent[name] = self._unusable[name]
+            elif self._places[name].layer not in self._known:
                 absent[name] = "OpenCV's importer drops this layer"
-            elif self._places[name][0] in self._namesakes:
-                absent[name] = "OpenCV can't tell layers of the same name apart"
         return absent
 
     def _shaped(self, name: str, array: Array) -> Array:
@@ -121,6 +158,46 @@ class OpenCvRunner:
             yield
         finally:
             cv2.setNumThreads(before)
+
+
+def _places(graph: Graph, layers: Mapping[str, Layer]) -> dict[str, _Place]:
+    """Say what OpenCV calls the layer of each blob: a convolution goes by its top, any other layer by its name."""
+    places = {}
+    for layer in graph.layers:
+        source = layers.get(layer.origin.layer)
+        by_top = source is not None and source.type in {"Convolution", "Deconvolution"}
+        for output, blob in enumerate(layer.outputs):
+            if source is not None and by_top and output < len(source.tops):
+                places[blob] = _Place(source.tops[output], 0)
+            elif blob in graph.values:
+                places[blob] = _Place(layer.origin.layer, output)
+    return {blob: place for blob, place in places.items() if blob in graph.values}
+
+
+def _namesakes(graph: Graph, places: Mapping[str, _Place]) -> dict[str, str]:
+    """Find blobs of layers that OpenCV calls by the same name: which of them it gives can't be told."""
+    owners: dict[str, set[int]] = {}
+    for index, layer in enumerate(graph.layers):
+        for blob in layer.outputs:
+            if blob in places:
+                owners.setdefault(places[blob].layer, set()).add(index)
+    return {
+        blob: "OpenCV calls two layers by the same name"
+        for blob, place in places.items()
+        if len(owners[place.layer]) > 1
+    }
+
+
+def _misread(graph: Graph, layers: Mapping[str, Layer]) -> dict[str, str]:
+    """Find blobs that OpenCV computes otherwise than Caffe, and what depends on them."""
+    reasons: dict[str, str] = {}
+    for layer in graph.layers:
+        source = layers.get(layer.origin.layer)
+        quirks = [quirk.reason for quirk in QUIRKS if source and source.type == quirk.type and quirk.applies(source)]
+        inherited = [reasons[name] for name in layer.inputs if name in reasons]
+        for reason in (*quirks[:1], *inherited[:1]):
+            reasons.update(dict.fromkeys(layer.outputs, reason))
+    return reasons
 
 
 @contextmanager
