@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,6 +40,14 @@ QUIRKS: tuple[_Quirk, ...] = (
         "OpenCV ignores `base`, `scale` and `shift` of Log",
     ),
     _Quirk("Axpy", lambda _: True, "OpenCV computes Axpy otherwise than the fork that it comes from"),
+    _Quirk("DetectionOutput", lambda _: True, "OpenCV orders and counts detections otherwise"),
+    _Quirk(
+        "PriorBox",
+        lambda layer: any(
+            size % 1 for name in ("min_size", "max_size") for size in layer.param("prior_box_param").numbers(name)
+        ),
+        "OpenCV keeps the fractions of `min_size` and `max_size`, which Caffe cuts off",
+    ),
     _Quirk("Swish", lambda layer: "beta" in layer.param("swish_param"), "OpenCV ignores `beta` of Swish"),
 )
 
@@ -107,14 +115,13 @@ class OpenCvRunner:
         absent = self.missing(wanted)
         results = {name: feeds[name] for name in wanted if name in feeds}
         computed = [name for name in wanted if name not in absent and name not in feeds]
-        layers = list(dict.fromkeys(self._places[name].layer for name in computed))
-        if not layers:
+        if not computed:
             return results
         try:
             with _quiet(), self._limited_threads():
                 for name, array in feeds.items():
                     self._net.setInput(np.ascontiguousarray(array), name)
-                given = dict(zip(layers, self._net.forwardAndRetrieve(layers), strict=True))
+                given = self._forward([self._places[name] for name in computed])
         except cv2.error as error:
             self._refusal = _reason(error)
             return results
@@ -125,6 +132,22 @@ class OpenCvRunner:
             else:
                 self._unusable[name] = "OpenCV's layer has no such output"
         return results
+
+    def _forward(self, places: Iterable[_Place]) -> dict[str, Sequence[Array]]:
+        """Return all outputs of the layers at these places.
+
+        A layer of several outputs is run on its own: when OpenCV runs on past it, it keeps the first of them alone and
+        gives the others' memory away.
+        """
+        outputs: dict[str, int] = {}
+        for place in places:
+            outputs[place.layer] = max(place.output, outputs.get(place.layer, 0))
+        several = [layer for layer, output in outputs.items() if output > 0]
+        given = {layer: self._net.forwardAndRetrieve([layer])[0] for layer in several}
+        others = [layer for layer in outputs if layer not in given]
+        if others:
+            given |= dict(zip(others, self._net.forwardAndRetrieve(others), strict=True))
+        return given
 
     def missing(self, tensors: Iterable[str]) -> dict[str, str]:
         absent = {}
