@@ -5,7 +5,7 @@ They stand in for the real files where only size and structure matter: ResNet-15
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +30,7 @@ class CaffeNet:
         reads = " ".join(f'bottom: "{bottom}"' for bottom in bottoms)
         self.prototxt.append(f'layer {{ name: "{name}" type: "{kind}" {reads} top: "{top}" {params} }}')
         if blobs:
-            body = _field(1, name.encode()) + _field(2, kind.encode()) + b"".join(map(_blob, blobs))
-            self.model.append(_field(100, body))
+            self.model.append(caffe_layer(name, kind, blobs))
         return top
 
     def conv(self, source: str, suffix: str, channels: tuple[int, int], kernel: int, stride: int, relu: bool) -> str:
@@ -90,6 +89,11 @@ def _bottleneck(
     top = net.conv(top, f"{label}_branch2c", (width, 4 * width), 1, 1, relu=False)
     top = net.layer("Eltwise", f"res{label}", [shortcut, top], f"res{label}")
     return net.layer("ReLU", f"res{label}_relu", [top], top)
+
+
+def caffe_layer(name: str, kind: str, blobs: Iterable[Floats]) -> bytes:
+    """Encode a layer of a caffemodel: field 100 of NetParameter, with name (1), type (2) and blobs (7)."""
+    return _field(100, _field(1, name.encode()) + _field(2, kind.encode()) + b"".join(map(_blob, blobs)))
 
 
 def _blob(array: Floats) -> bytes:

@@ -1,0 +1,276 @@
+"""Read, convert and compare every real net of a zoo folder, and write docs/coverage.md.
+
+The zoo holds real trained nets (`caffe/NAME`: prototxt, weights, golden.npz of a real Caffe), real prototxts without
+weights (`prototxt-only`) and, for many of those, outputs of a real Caffe for seeded weights (`seeded`). Artifacts are
+compared with the float64 evaluator, and that with Caffe. Every net runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from resnet import caffe_layer
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+REPOSITORY = Path(__file__).parent.parent
+TARGETS = ("onnx", "tflite")
+TOLERANCE = 1e-4
+
+
+@dataclass
+class Row:
+    """What became of one net: `truth` is the evaluator's error against real Caffe, in shares of each blob's peak."""
+
+    name: str
+    weights: str
+    layers: int = 0
+    truth: float | None = None
+    onnx: float | None = None
+    tflite: float | None = None
+    reason: str = ""
+
+    def line(self) -> str:
+        figures = [_figure(value) for value in (self.truth, self.onnx, self.tflite)]
+        return f"| {self.name} | {self.weights} | {self.layers or ''} | {' | '.join(figures)} | {self.reason} |"
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.0e}" + ("" if value <= TOLERANCE else " (!)")
+
+
+def error(actual: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
+    """Return the largest difference in shares of the largest element; infinite where shapes differ or NaN appears."""
+    if actual.shape != expected.shape or not np.isfinite(actual).all():
+        return float("inf")
+    peak = max(float(np.abs(expected).max()), 1e-6) if expected.size else 1.0
+    return float(np.abs(actual.astype(np.float64) - expected).max()) / peak if expected.size else 0.0
+
+
+def shapes_wanted(prototxt: Path) -> list[tuple[str, str, int, tuple[int, ...]]]:
+    """Ask the reader which blobs (layer, type, index, shape) a net needs."""
+    from demitasse.readers.caffe import read
+    from demitasse.readers.caffe.builder import LayerBuilder
+
+    wanted: list[tuple[str, str, int, tuple[int, ...]]] = []
+    original = LayerBuilder.blob
+
+    def blob(self: LayerBuilder, index: int, what: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        wanted.append((self.name, self.type, index, shape))
+        return original(self, index, what, shape)
+
+    LayerBuilder.blob = blob  # type: ignore[method-assign]
+    try:
+        read(prototxt, None, allow_missing_weights=True)
+    finally:
+        LayerBuilder.blob = original  # type: ignore[method-assign]
+    return list(dict.fromkeys(wanted))
+
+
+def seeded_weights(prototxt: Path, place: Path) -> None:
+    """Write a caffemodel of random weights that keep activations near their scale."""
+    layers: dict[tuple[str, str], dict[int, npt.NDArray[np.float32]]] = {}
+    for name, kind, index, shape in shapes_wanted(prototxt):
+        layers.setdefault((name, kind), {})[index] = _fill(name, kind, index, shape)
+    with place.open("wb") as file:
+        for (name, kind), blobs in layers.items():
+            file.write(caffe_layer(name, kind, [blobs[index] for index in sorted(blobs)]))
+
+
+def _fill(name: str, kind: str, index: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    random = np.random.default_rng(zlib.crc32(f"{name}/{index}".encode()))
+    match kind, index:
+        case "BatchNorm", 2:
+            values = np.ones(shape)
+        case ("BatchNorm", 1) | ("BN", 0 | 3) | ("Scale", 0):
+            values = random.uniform(0.5, 1.5, shape)
+        case "PReLU", _:
+            values = random.uniform(0.1, 0.4, shape)
+        case _ if len(shape) >= 2:
+            values = random.normal(0, (2 / np.prod(shape[1:])) ** 0.5, shape)
+        case _:
+            values = random.normal(0, 0.05, shape)
+    return values.astype(np.float32)
+
+
+def find_weights(zoo: Path, prototxt: Path, scratch: Path) -> tuple[Path, str]:
+    """Return weights for a prototxt: its own, the zoo's seeded ones, or ones made here; and which they are."""
+    for name in ("weights.caffemodel", "weights.caffemodel.h5"):
+        if (prototxt.parent / name).exists():
+            return prototxt.parent / name, "trained"
+    place = scratch / "weights.caffemodel"
+    shapes = prototxt.with_suffix(".shapes.json")
+    if shapes.exists() and (zoo / "seeded" / f"{prototxt.stem}.npz").exists():
+        tool = zoo / "tools" / "seeded_caffemodel.py"
+        subprocess.run([sys.executable, str(tool), str(shapes), str(place)], check=True)
+        return place, "seeded"
+    seeded_weights(prototxt, place)
+    return place, "random"
+
+
+def golden_of(zoo: Path, prototxt: Path) -> dict[str, npt.NDArray[Any]]:
+    """Return the inputs and outputs of a real Caffe run, if the zoo holds any for this net."""
+    own = prototxt.parent / "golden.npz"
+    seeded = zoo / "seeded" / f"{prototxt.stem}.npz"
+    path = own if own.exists() else seeded if prototxt.parent.name == "prototxt-only" and seeded.exists() else None
+    if path is None:
+        return {}
+    with np.load(path) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def against_caffe(golden: Arrays, values: Arrays) -> float | None:
+    """Compare what real Caffe gave: whole blobs (`out:NAME`, `mid:NAME`), or every n-th element (`mid[::n]:NAME`)."""
+    worst = None
+    for key, expected in golden.items():
+        match = re.fullmatch(r"(?:out|mid)(?:\[::(\d+)\])?:(.*)", key)
+        if match is None or match[2] not in values:
+            continue
+        actual = values[match[2]].ravel()[:: int(match[1])] if match[1] else values[match[2]]
+        found = error(actual, expected)
+        worst = found if worst is None else max(worst, found)
+    return worst
+
+
+def examine(zoo: Path, prototxt: Path) -> Row:
+    """Read, evaluate, convert and compare one net."""
+    from demitasse.errors import DemitasseError
+    from demitasse.ir.evaluate import evaluate
+    from demitasse.readers.caffe import read
+
+    row = Row(prototxt.parent.name if prototxt.name == "deploy.prototxt" else prototxt.stem, "")
+    golden = golden_of(zoo, prototxt)
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            weights, row.weights = find_weights(zoo, prototxt, Path(scratch))
+            graph = read(prototxt, weights)
+            row.layers = len(graph.layers)
+            feeds = {
+                name: golden.get(f"in:{name}", np.random.RandomState(place).normal(0, 1, graph.type(name).shape))
+                for place, name in enumerate(graph.inputs)
+            }
+            feeds = {name: np.asarray(array, graph.type(name).dtype.value) for name, array in feeds.items()}
+            values = evaluate(graph, feeds)
+            row.truth = against_caffe(golden, values)
+            outputs = {name: values[name] for name in graph.outputs}
+            for target in TARGETS:
+                setattr(row, target, _artifact_error(target, prototxt, weights, Path(scratch), feeds, outputs))
+        except DemitasseError as refusal:
+            row.reason = " ".join(str(refusal).replace(str(prototxt), prototxt.name).split())[:400]
+    return row
+
+
+def _artifact_error(target: str, prototxt: Path, weights: Path, scratch: Path, feeds: Arrays, outputs: Arrays) -> float:
+    from demitasse.conversion import convert
+    from demitasse.targets import TARGETS
+    from demitasse_validation.runtimes import open_runner
+
+    path = scratch / f"net{TARGETS[target].suffix}"
+    convert(prototxt, weights, out=path)
+    document = TARGETS[target].read_document(path)
+    runner = open_runner(path)
+    if document is None:
+        raise ValueError(f"{path} carries no document")
+    given = runner.run(
+        {port.tensor: np.ascontiguousarray(port.storage.store(feeds[port.name])) for port in document.inputs}
+    )
+    return max(error(port.storage.restore(given[port.tensor]), outputs[port.name]) for port in document.outputs)
+
+
+def in_own_process(zoo: Path, prototxt: Path, seconds: int) -> Row:
+    """Examine a net in a process of its own, so that a crash or a hang is its row alone."""
+    command = [sys.executable, __file__, "--zoo", str(zoo), "--one", str(prototxt)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=True)
+        return Row(**json.loads(done.stdout.splitlines()[-1]))
+    except subprocess.TimeoutExpired:
+        return Row(prototxt.stem, "", reason=f"took longer than {seconds} s")
+    except subprocess.CalledProcessError as failure:
+        last = failure.stderr.strip().splitlines()[-1:] or ["no message"]
+        return Row(prototxt.stem, "", reason=f"crashed: {last[0]}")
+
+
+def summary(rows: list[Row], is_good: Callable[[Row], bool]) -> str:
+    """Count the rows for which something holds."""
+    good = sum(map(is_good, rows))
+    return f"{good} of {len(rows)} ({good / max(len(rows), 1):.0%})"
+
+
+def report(trained: list[Row], structures: list[Row]) -> str:
+    """Compose the page."""
+
+    def holds(value: float | None) -> bool:
+        return value is not None and value <= TOLERANCE
+
+    head = (
+        "| net | weights | layers | evaluator against Caffe | ONNX | TFLite | reason |\n|---|---|---|---|---|---|---|"
+    )
+    known = [row for row in structures if row.truth is not None]
+    lines = [
+        "# Coverage",
+        "",
+        "Real Caffe nets, read, converted and compared; written by `python benchmarks/coverage.py`. A figure is the",
+        "largest difference of any compared blob, in shares of that blob's peak; (!) marks one above 1e-4. The evaluator",
+        "is compared with a real Caffe's blobs, artifacts with the evaluator, each in its own runtime.",
+        "",
+        f"- trained nets that convert to ONNX and agree: {summary(trained, lambda row: holds(row.onnx))}",
+        f"- trained nets that convert to TFLite and agree: {summary(trained, lambda row: holds(row.tflite))}",
+        f"- structures that convert to ONNX and agree: {summary(structures, lambda row: holds(row.onnx))}",
+        f"- structures that convert to TFLite and agree: {summary(structures, lambda row: holds(row.tflite))}",
+        f"- structures with known outputs where the evaluator agrees: {summary(known, lambda row: holds(row.truth))}",
+        "",
+        "## Trained nets",
+        "",
+        head,
+        *[row.line() for row in trained],
+        "",
+        "## Structures, with seeded or random weights",
+        "",
+        head,
+        *[row.line() for row in structures],
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Examine all nets, and write the page."""
+    default = os.environ.get("DEMITASSE_ZOO") or REPOSITORY.parent / "shared" / "zoo"
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--zoo", type=Path, default=Path(default))
+    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--only", default="", help="examine nets whose name holds this, and print instead of writing")
+    parser.add_argument("--seconds", type=int, default=300, help="the longest that one net may take")
+    arguments = parser.parse_args()
+    if arguments.one is not None:
+        print(json.dumps(asdict(examine(arguments.zoo, arguments.one))))
+        return 0
+    trained = sorted((arguments.zoo / "caffe").glob("*/deploy.prototxt"))
+    structures = sorted((arguments.zoo / "prototxt-only").glob("*.prototxt"))
+    parts = []
+    for paths in (trained, structures):
+        rows = []
+        for path in paths:
+            if arguments.only in str(path):
+                rows.append(in_own_process(arguments.zoo, path, arguments.seconds))
+                print(rows[-1].line(), flush=True)
+        parts.append(rows)
+    if not arguments.only:
+        (REPOSITORY / "docs" / "coverage.md").write_text(report(*parts), "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
