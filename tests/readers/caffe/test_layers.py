@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -443,6 +444,88 @@ def batch_normalized(x: Array, *_: Array) -> Array:
     return np.asarray((x - mean) / np.sqrt(variance + 1e-5))
 
 
+def overlap(left: Array, right: Array) -> float:
+    shared = np.prod(np.maximum(np.minimum(left[2:], right[2:]) - np.maximum(left[:2], right[:2]), 0))
+    return float(shared / (np.prod(left[2:] - left[:2]) + np.prod(right[2:] - right[:2]) - shared))
+
+
+def detections(location: Array, confidence: Array, priors: Array, *, code: str, shared: bool) -> Array:
+    """Detects two images' boxes as SSD does: 3 classes, 6 priors, 3 boxes a class, 4 an image."""
+    blocks = []
+    for image in range(2):
+        places = location[image].reshape(6, 1 if shared else 3, 4)
+        scores, found = confidence[image].reshape(6, 3), []
+        for label in (1, 2):
+            boxes = []
+            for prior, variance, place in zip(
+                *priors[0].reshape(2, 6, 4), places[:, 0 if shared else label], strict=True
+            ):
+                size, moved = prior[2:] - prior[:2], place * variance
+                if code == "CORNER":
+                    boxes.append(prior + moved)
+                    continue
+                if code == "CORNER_SIZE":
+                    boxes.append(prior + moved * np.tile(size, 2))
+                    continue
+                centre, half = prior[:2] + size / 2 + moved[:2] * size, np.exp(moved[2:]) * size / 2
+                boxes.append(np.concatenate([centre - half, centre + half]))
+            kept: list[int] = []
+            for box in [box for box in np.argsort(-scores[:, label])[:3] if scores[box, label] > 0.2]:
+                if all(overlap(boxes[box], boxes[other]) <= 0.4 for other in kept):
+                    kept.append(int(box))
+            found += [[image, label, scores[box, label], *boxes[box]] for box in kept]
+        best = sorted(found, key=lambda row: -row[2])[:4]
+        rows = [row for row in found if row in best]
+        blocks.append(rows + [[image, *[-1.0] * 6]] * (4 - len(rows)))
+    return np.array(blocks, np.float64).reshape(1, 1, 8, 7)
+
+
+def psroi_pooled(x: Array, regions: Array) -> Array:
+    out = np.zeros((len(regions), 2, 3, 3))
+    for region, (_, left, top, right, bottom) in enumerate(np.round(regions.astype(np.float64))):
+        start, end = np.array([left, top]) * 0.5, (np.array([right, bottom]) + 1) * 0.5
+        length = np.maximum(end - start, 0.1) / 3
+        for channel, i, j in itertools.product(range(2), range(3), range(3)):
+            low = np.maximum(np.floor(start + length * (j, i)), 0).astype(int)
+            high = np.minimum(np.ceil(start + length * (j + 1, i + 1)), (7, 6)).astype(int)
+            part = x[0, (channel * 3 + i) * 3 + j, low[1] : high[1], low[0] : high[0]]
+            out[region, channel, i, j] = part.mean() if part.size else 0
+    return out
+
+
+def proposed(scores: Array, deltas: Array, info: Array) -> tuple[Array, Array]:
+    """Proposes regions from one anchor of 16 x 16 pixels at each of 3 x 4 places, 8 pixels apart."""
+    rows = []
+    for i, j in itertools.product(range(3), range(4)):
+        move, stretch = deltas[0, :2, i, j], deltas[0, 2:, i, j]
+        centre = np.array([j, i]) * 8 + 8 + move * 16
+        half = np.exp(stretch) * 16 / 2
+        limit = info[0, 1::-1] - 1
+        low, high = (np.clip(end, 0, limit) for end in (centre - half, centre + half))
+        if (high - low + 1 >= 2 * info[0, 2]).all():
+            rows.append((scores[0, 1, i, j], np.concatenate([low, high])))
+    rows = sorted(rows, key=lambda row: -row[0])[:8]
+    kept: list[tuple[float, Array]] = []
+    last = np.array([0, 0, 1, 1])
+    for score, box in rows:
+        if all(overlap(box + last, other + last) <= 0.3 for _, other in kept):
+            kept.append((score, box))
+    regions, points = np.zeros((5, 5)), np.zeros((5, 1))
+    for row, (score, box) in enumerate(kept[:5]):
+        regions[row, 1:], points[row] = box, score
+    return regions, points
+
+
+def detection_case(code: str, *, shared: bool) -> LayerCase:
+    corners = np.sort(RANDOM.uniform(0, 1, (6, 2, 2)), axis=1).reshape(1, -1)
+    priors = np.concatenate([corners, RANDOM.uniform(0.1, 0.3, (1, 24))])[None].astype(np.float32)
+    confidence = RANDOM.uniform(0, 1, (2, 18)).astype(np.float32)
+    extra = f"""detection_output_param {{ num_classes: 3 share_location: {str(shared).lower()} code_type: {code}
+        nms_param {{ nms_threshold: 0.4 top_k: 3 }} keep_top_k: 4 confidence_threshold: 0.2 }}"""
+    formula = partial(detections, code=code, shared=shared)
+    return LayerCase("DetectionOutput", extra, (noise(2, 24 if shared else 72), confidence, priors), formula)
+
+
 IMAGE, POSITIVE = noise(1, 4, 4, 4), np.abs(noise(1, 2, 4, 4))
 MASK = np.array([[[0, 3], [9, 14]], [[5, 2], [8, 11]]], np.float32)[None]
 LSTM_INPUTS = (noise(3, 2, 4), np.array([[0, 1], [1, 1], [1, 0]], np.float32), noise(1, 2, 5), noise(1, 2, 5))
@@ -531,6 +614,23 @@ LAYERS = {
         plain_lstm,
         (noise(12, 4), noise(12, 3), noise(12)),
     ),
+    "detections by centre and size": detection_case("CENTER_SIZE", shared=True),
+    "detections by corner": detection_case("CORNER", shared=True),
+    "detections by corner and size, a class its own boxes": detection_case("CORNER_SIZE", shared=False),
+    "position-sensitive regions": LayerCase(
+        "PSROIPooling",
+        "psroi_pooling_param { spatial_scale: 0.5 output_dim: 2 group_size: 3 }",
+        (noise(1, 18, 6, 7), np.array([[0, 1, 2, 12, 9], [0, 4, 0, 5, 1], [0, 20, 20, 22, 23]], np.float32)),
+        psroi_pooled,
+    ),
+    "proposals": LayerCase(
+        "Proposal",
+        "proposal_param { feat_stride: 8 ratio: 1 scale: 1 min_size: 2"
+        " pre_nms_topn: 8 post_nms_topn: 5 nms_thresh: 0.3 }",
+        (np.abs(noise(1, 2, 3, 4)), 0.4 * noise(1, 4, 3, 4), np.array([[28, 36, 2]], np.float32)),
+        proposed,
+        tops=2,
+    ),
     "convolution along an axis of its own": LayerCase(
         "Convolution",
         "convolution_param { num_output: 2 kernel_size: 1 axis: 2 bias_term: false }",
@@ -557,6 +657,23 @@ def test_a_layer_computes_its_formula(tmp_path: Path, name: str) -> None:
     for top, array in zip(tops, expected if case.tops > 1 else [expected], strict=True):
         assert values[top].shape == array.shape
         np.testing.assert_allclose(values[top], array, rtol=2e-6, atol=2e-6)
+
+
+def test_a_python_layer_is_known_by_its_class(tmp_path: Path) -> None:
+    net = entry("s", 1, 24, 3, 4) + entry("d", 1, 48, 3, 4) + entry("i", 1, 3)
+    options = "python_param { module: 'rpn.proposal_layer' layer: 'ProposalLayer' param_str: %s }"
+    known = options % "\"{'feat_stride': 16, 'scales': [4, 8, 16, 32]}\""
+    graph = read(*write(tmp_path, net + layer("p", "Python", "s d i", "rois", known)))
+    assert graph.type("rois").shape == (144, 5)
+    for text, message in (("'import os'", "can't be understood"), ("\"'feat_stride': 16, 'x': 1\"", "sets x")):
+        with pytest.raises(Unsupported, match=message):
+            read(*write(tmp_path, net + layer("p", "Python", "s d i", "rois", options % text)))
+    with pytest.raises(Unsupported, match="the Python class 'Odd' is no part of the net"):
+        read(
+            *write(
+                tmp_path, net + layer("p", "Python", "s d i", "rois", options.replace("ProposalLayer", "Odd") % "''")
+            )
+        )
 
 
 def test_a_mask_reaches_its_upsampling_as_integers(tmp_path: Path) -> None:
