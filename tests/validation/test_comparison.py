@@ -409,6 +409,23 @@ def test_a_missing_runtime_is_an_error(residual: Net, monkeypatch: pytest.Monkey
     assert residual.compare(residual.onnx, independent=False).passed
 
 
+# --- noise ---
+
+
+def test_noise_for_a_table_picks_what_the_table_has(golden: Path, tmp_path: Path) -> None:
+    report = Net(golden, "embed", tmp_path).compare(inputs=Random(8))
+    assert report.passed
+    layers = {layer.layer: layer for layer in report.artifacts[0].layers}
+    assert layers["e"].metrics is not None
+
+
+def test_noise_that_suits_no_net_is_refused_with_a_way_out(golden: Path, tmp_path: Path) -> None:
+    source = golden / "caffe-forks" / "roi_pooling" / "deploy.prototxt"
+    made = convert(source, out=tmp_path / "roi.onnx")
+    with pytest.raises(UsageError, match=r"random inputs don't suit this net: .*give --inputs FILE.npz"):
+        compare([made.artifacts[0].path], source, inputs=Random(1))
+
+
 # --- tolerances ---
 
 

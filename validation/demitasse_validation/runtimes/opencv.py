@@ -39,7 +39,7 @@ QUIRKS: tuple[_Quirk, ...] = (
         lambda layer: any(name in layer.param("log_param") for name in ("base", "scale", "shift")),
         "OpenCV ignores `base`, `scale` and `shift` of Log",
     ),
-    _Quirk("Axpy", lambda _: True, "OpenCV computes Axpy otherwise than the fork that it comes from"),
+    _Quirk("Axpy", lambda _: True, "OpenCV scales the other operand of Axpy"),
     _Quirk("DetectionOutput", lambda _: True, "OpenCV orders and counts detections otherwise"),
     _Quirk(
         "PriorBox",
