@@ -164,6 +164,7 @@ def convert(
         graph = read(source, weights, input_shapes=input_shapes, outputs=outputs, plugins=plugins)
         files = tuple(SourceFile.of(path) for path in (source, weights) if path is not None)
     contract = preprocessing or graph.preprocessing
+    folded = contract.to_dict() if fold and contract is not None else None
     if fold:
         if contract is None:
             raise UsageError("there is no preprocessing to fold: give --preprocess, or --mean, --scale and --channels")
@@ -175,7 +176,7 @@ def convert(
         "outputs": list(outputs) if outputs else None,
         "opset": opset,
         "int8_io": int8_io,
-        "fold_preprocessing": fold,
+        "fold_preprocessing": folded,
         "input_shapes": {name: list(shape) for name, shape in (input_shapes or {}).items()},
     }
     with clock.step("simplify"):

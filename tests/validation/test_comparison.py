@@ -480,11 +480,12 @@ def test_images_go_through_the_contract(image_net: Path, photographs: Path, tmp_
         image_net, out=tmp_path / "made", to=["onnx", "tflite"], preprocessing=CONTRACT, fold=fold, labels="bgr"
     )
     paths = [artifact.path for artifact in made.artifacts]
-    report = compare(paths, image_net, inputs=photographs, preprocessing=CONTRACT)
+    report = compare(paths, image_net, inputs=photographs)
     assert [finding for artifact in report.artifacts for finding in artifact.findings] == []
     assert report.passed
     assert report.inputs["samples"] == ["0.png", "1.png", "2.png"]
     assert report.artifacts[0].ranks[0].agreeing == 3
+    assert report.inputs["preprocessing"] == CONTRACT.to_dict()
     assert compare(paths, image_net, inputs=Random(2), preprocessing=CONTRACT).passed
 
 

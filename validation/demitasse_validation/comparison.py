@@ -148,11 +148,15 @@ def _read(source: Path, weights: Path | None, documents: Mapping[Path, Document]
 
 
 def _carried_contract(documents: Mapping[Path, Document]) -> Preprocessing | None:
-    """Return the preprocessing of the first artifact that carries all of it: folded parts are in its graph instead."""
-    for path, document in documents.items():
-        if document.preprocessing is not None and not document.options.get("fold_preprocessing"):
-            return Preprocessing.from_dict(document.preprocessing, where=str(path))
-    return None
+    """Return the preprocessing of the first artifact that carries any."""
+    contracts = (_contract_of(path, document) for path, document in documents.items())
+    return next((contract for contract in contracts if contract is not None), None)
+
+
+def _contract_of(path: Path, document: Document) -> Preprocessing | None:
+    """Return all that happens to an image: in an artifact that folds the arithmetic, what was folded is an option."""
+    carried = document.options.get("fold_preprocessing") or document.preprocessing
+    return None if carried is None else Preprocessing.from_dict(carried, where=str(path))
 
 
 def _independent(source: Path, weights: Path | None, graph: Graph, threads: int | None) -> Iterator[tuple[str, Runner]]:
@@ -237,9 +241,8 @@ def _findings(
         if others:
             message = f"{path.name} was made from another {' and '.join(others)} than it is compared with"
             yield Finding(Severity.WARNING, "other-source", message)
-        if contract is None or document.preprocessing is None or document.options.get("fold_preprocessing"):
-            continue
-        if Preprocessing.from_dict(document.preprocessing, where=str(path)) != contract:
+        carried = _contract_of(path, document)
+        if contract is not None and carried is not None and carried != contract:
             message = f"{path.name} carries another preprocessing than it is compared with"
             yield Finding(Severity.WARNING, "other-preprocessing", message)
     for rule in tolerances.overrides:
