@@ -19,7 +19,7 @@ from demitasse.errors import UsageError
 from demitasse.ir.graph import Graph
 from demitasse.ir.weights import Array
 from demitasse.samples import Sample, Samples
-from demitasse.writers.tflite import write_to
+from demitasse.writers.tflite.assemble import assemble
 
 __all__ = ["Range", "Ranges", "calibrate"]
 
@@ -61,7 +61,7 @@ class _Runner:
 
         self.graph = graph
         with path.open("wb") as file:
-            write_to(file, graph, integer=True, keep_all=True)
+            assemble(graph, integer=True).write(file, keep_all=True)
         self._interpreter = Interpreter(str(path), num_threads=_cores())
         self._interpreter.allocate_tensors()
         self._inputs = {detail["name"]: detail for detail in self._interpreter.get_input_details()}

@@ -12,13 +12,13 @@ from pathlib import Path
 from demitasse.errors import MalformedModel
 from demitasse.ir.document import Document
 from demitasse.ir.graph import Graph
-from demitasse.writers.tflite.assemble import DOCUMENT, write_to
+from demitasse.writers.tflite.assemble import DOCUMENT, assemble
 from demitasse.writers.tflite.emitters import EMITTERS
 from demitasse.writers.tflite.flatbuffer import read_metadata
 from demitasse.writers.tflite.int8 import write_int8
 from demitasse.writers.tflite.limits import LIMITS, offences
 
-__all__ = ["EMITTERS", "LIMITS", "offences", "read_document", "write", "write_f16", "write_int8", "write_to"]
+__all__ = ["EMITTERS", "LIMITS", "offences", "read_document", "write", "write_f16", "write_int8"]
 
 
 def write(graph: Graph, path: Path, document: Document) -> None:
@@ -42,10 +42,11 @@ def write_f16(graph: Graph, path: Path, document: Document) -> None:
 
 
 def _write(graph: Graph, path: Path, document: Document, *, half: bool) -> None:
+    draft = assemble(graph, document, half=half)
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as file:
-            write_to(file, graph, document, half=half)
+            draft.write(file)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import BinaryIO
 
 from demitasse.errors import InvalidGraph
@@ -11,34 +13,47 @@ from demitasse.ir.ops import Layout, SpatialOp
 from demitasse.writers.tflite.emitters import EMITTERS
 from demitasse.writers.tflite.integer import INTEGER_EMITTERS, stays_real
 from demitasse.writers.tflite.lowering import Lowering
-from demitasse.writers.tflite.model import ModelBuilder
+from demitasse.writers.tflite.model import ModelBuilder, Tensor
 
-__all__ = ["DOCUMENT", "write_to"]
+__all__ = ["DOCUMENT", "Draft", "assemble"]
 
 DOCUMENT = "demitasse"  # the name of the metadata buffer that holds the document
 
 
-def write_to(
-    file: BinaryIO,
-    graph: Graph,
-    document: Document | None = None,
-    *,
-    half: bool = False,
-    integer: bool = False,
-    keep_all: bool = False,
-) -> tuple[str, ...]:
-    """Write a model to an open file.
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A model that is ready to be written.
+
+    Attributes:
+        model: its operators and tensors.
+        inputs: the tensors that it takes, by the names of its signature.
+        outputs: the tensors that it gives, by the names of its signature.
+        real: the names of computed tensors that have to stay real numbers when it is quantized.
+        description: what the file says it is.
+    """
+
+    model: ModelBuilder
+    inputs: Mapping[str, Tensor]
+    outputs: Mapping[str, Tensor]
+    real: frozenset[str]
+    description: str
+
+    def write(self, file: BinaryIO, *, keep_all: bool = False) -> None:
+        """Write the model to an empty file; with `keep_all`, every tensor that is computed is an output."""
+        outputs = dict(self.outputs)
+        if keep_all:
+            outputs |= {tensor.name: tensor for operator in self.model.operators for tensor in operator.outputs}
+        self.model.write(file, inputs=self.inputs, outputs=outputs, description=self.description)
+
+
+def assemble(graph: Graph, document: Document | None = None, *, half: bool = False, integer: bool = False) -> Draft:
+    """Emit every node of a graph.
 
     Args:
-        file: where the bytes go, from its present position on, which has to be 0.
         graph: lowered for TFLite.
         document: what the model says about itself.
         half: whether to store weights as float16.
         integer: whether to spell operations as they can be quantized to 8 bits; the model computes with float32.
-        keep_all: whether every tensor that is computed becomes an output.
-
-    Returns:
-        The names of computed tensors that have to stay real numbers when the model is quantized.
 
     Raises:
         InvalidGraph: the graph isn't lowered for this target.
@@ -47,21 +62,17 @@ def write_to(
     model = ModelBuilder(half=half)
     to = Lowering(graph, model)
     emitters = INTEGER_EMITTERS if integer else EMITTERS
-    real: list[str] = []
+    real: set[str] = set()
     for node in graph.nodes:
-        before = len(model.computed())
+        before = len(model.operators)
         emitters[type(node.op)](to, node.op, node)
         if integer and stays_real(to, node):
-            real += [tensor.name for tensor in model.computed()[before:]]
+            real.update(tensor.name for operator in model.operators[before:] for tensor in operator.outputs)
+    inputs = {name: to.read(name) for name in graph.inputs}
     outputs = {name: to.read(name) for name in graph.outputs}
-    if keep_all:
-        outputs |= {tensor.name: tensor for tensor in model.computed()}
     if document is not None:
         model.metadata(DOCUMENT, document.to_json().encode())
-    inputs = {name: to.read(name) for name in graph.inputs}
-    description = "" if document is None else document.tool
-    model.write(file, inputs=inputs, outputs=outputs, description=description)
-    return tuple(real)
+    return Draft(model, inputs, outputs, frozenset(real), "" if document is None else document.tool)
 
 
 def _check_layout(graph: Graph) -> None:

@@ -11,6 +11,7 @@ from demitasse.writers.tflite.lowering import FUSED, Lowering
 from demitasse.writers.tflite.model import TENSOR_TYPES, Tensor
 
 __all__ = [
+    "ROOTS",
     "emit_binary",
     "emit_cast",
     "emit_clip",
@@ -18,6 +19,7 @@ __all__ = [
     "emit_elu",
     "emit_identity",
     "emit_leaky_relu",
+    "emit_power",
     "emit_prelu",
     "emit_relu",
     "emit_unary",
@@ -168,8 +170,24 @@ def emit_prelu(to: Lowering, _op: ops.PRelu, node: Node) -> None:
     to.model.operator("PRELU", [x, slope], [y])
 
 
-# Exponents that have an operator of their own, which XNNPACK takes and POW isn't.
-POWERS = {2.0: ("SQUARE", "SquareOptions"), 0.5: ("SQRT", None), -0.5: ("RSQRT", None)}
+# Absolute exponents that roots make up, which XNNPACK has; it has no POW.
+ROOTS = frozenset({0.25, 0.5, 0.75})
+
+
+def emit_power(to: Lowering, x: Tensor, exponent: float, y: Tensor) -> None:
+    """Emit `x ** exponent` for 2 or for plus or minus one of `ROOTS`, out of square roots and their inverses."""
+    if exponent == 2:
+        to.model.operator("SQUARE", [x], [y], options="SquareOptions")
+        return
+    root = "SQRT" if exponent > 0 else "RSQRT"
+    if abs(exponent) == 0.5:
+        to.model.operator(root, [x], [y])
+        return
+    half = to.elementwise(root, x, y, "root")
+    if abs(exponent) == 0.25:
+        to.model.operator("SQRT", [half], [y])
+    else:
+        _pair_into(to, "MUL", half, to.elementwise("SQRT", half, y, "fourth_root"), y)
 
 
 def _exponent(to: Lowering, op: ops.Binary, node: Node) -> float | None:
@@ -184,9 +202,9 @@ def _exponent(to: Lowering, op: ops.Binary, node: Node) -> float | None:
 def emit_binary(to: Lowering, op: ops.Binary, node: Node) -> None:
     """Emit the operator of the function; an activation that it can't apply stands behind it."""
     exponent = _exponent(to, op, node)
-    if exponent in POWERS and op.activation is Activation.NONE:
-        code, single = POWERS[exponent]
-        to.model.operator(code, [to.read(node.inputs[0])], [to.result(node)], options=single)
+    roots = exponent is not None and (exponent == 2 or abs(exponent) in ROOTS)
+    if exponent is not None and roots and op.activation is Activation.NONE:
+        emit_power(to, to.read(node.inputs[0]), exponent, to.result(node))
         return
     left, right = map(to.read, node.inputs)
     y = to.result(node)
@@ -223,8 +241,8 @@ def emit_cast(to: Lowering, _op: ops.Cast, node: Node) -> None:
     """Emit `CAST`."""
     x, y = to.read(node.inputs[0]), to.result(node)
     types = {
-        "inDataType": getattr(to.model.schema.TensorType, TENSOR_TYPES[x.type.dtype]),
-        "outDataType": getattr(to.model.schema.TensorType, TENSOR_TYPES[y.type.dtype]),
+        "inDataType": TENSOR_TYPES[x.type.dtype],
+        "outDataType": TENSOR_TYPES[y.type.dtype],
     }
     to.model.operator("CAST", [x], [y], options="CastOptions", **types)
 

@@ -11,6 +11,7 @@ from demitasse.ir import ops
 from demitasse.ir.graph import Node
 from demitasse.ir.ops import Coordinates, DType, Interpolation, Shape
 from demitasse.ir.weights import Array
+from demitasse.writers.tflite import elementwise
 from demitasse.writers.tflite.lowering import Lowering
 from demitasse.writers.tflite.model import Tensor
 from demitasse.writers.tflite.padding import VALID
@@ -29,7 +30,9 @@ def emit_lrn(to: Lowering, op: ops.Lrn, node: Node) -> None:
     of AlexNet, whose sums and roots take 0.3 ms in XNNPACK (two threads of an x86 server).
     """
     x, y = to.read(node.inputs[0]), to.result(node)
-    normalize = _normalize_by_convolution if op.beta in _POWERS and x.shape[-1] <= MOST_CHANNELS else _normalize
+    normalize = (
+        _normalize_by_convolution if op.beta in elementwise.ROOTS and x.shape[-1] <= MOST_CHANNELS else _normalize
+    )
     if x.rank == 4:
         normalize(to, op, x, y)
         return
@@ -68,27 +71,9 @@ def _normalize_by_convolution(to: Lowering, op: ops.Lrn, x: Tensor, y: Tensor) -
     to.model.operator("MUL", [x, x], [squares], options="MulOptions", fusedActivationFunction=0)
     fields = {"padding": VALID, "strideH": 1, "strideW": 1, "dilationHFactor": 1, "dilationWFactor": 1}
     to.model.operator("CONV_2D", [squares, band, bias], [scale], options="Conv2DOptions", **fields)
-    to.model.operator("MUL", [x, _POWERS[op.beta](to, scale, y)], [y], options="MulOptions", fusedActivationFunction=0)
-
-
-def _root(to: Lowering, scale: Tensor, y: Tensor) -> Tensor:
-    return to.elementwise("RSQRT", scale, y, "root")
-
-
-def _fourth_root(to: Lowering, scale: Tensor, y: Tensor) -> Tensor:
-    return to.elementwise("SQRT", _root(to, scale, y), y, "fourth_root")
-
-
-def _product_of_roots(to: Lowering, scale: Tensor, y: Tensor) -> Tensor:
-    root = _root(to, scale, y)
-    product = to.temporary(y, "factor", y.shape)
-    fourth = to.elementwise("SQRT", root, y, "fourth_root")
-    to.model.operator("MUL", [root, fourth], [product], options="MulOptions", fusedActivationFunction=0)
-    return product
-
-
-# beta: the operators that give `scale ** -beta`.
-_POWERS = {0.25: _fourth_root, 0.5: _root, 0.75: _product_of_roots}
+    factor = to.temporary(y, "factor", y.shape)
+    elementwise.emit_power(to, scale, -op.beta, factor)
+    to.model.operator("MUL", [x, factor], [y], options="MulOptions", fusedActivationFunction=0)
 
 
 # --- resampling ---------------------------------------------------------------------------------------------------

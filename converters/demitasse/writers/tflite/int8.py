@@ -20,9 +20,9 @@ import numpy as np
 from demitasse.errors import InvalidGraph
 from demitasse.ir.document import Document
 from demitasse.ir.graph import Graph
-from demitasse.writers.tflite.assemble import write_to
+from demitasse.writers.tflite.assemble import Draft, assemble
 from demitasse.writers.tflite.flatbuffer import Constant, write_flatbuffer
-from demitasse.writers.tflite.statistics import Range, statistics_of
+from demitasse.writers.tflite.statistics import Range, Statistics, prepare
 
 __all__ = ["RECIPE", "write_int8"]
 
@@ -74,11 +74,13 @@ def write_int8(
     """
     from ai_edge_litert import schema_py_generated as schema
 
+    draft = assemble(graph, document, integer=True)
+    statistics = prepare(draft, ranges) if ranges else {}
     with io.BytesIO() as file:
-        real = write_to(file, graph, document, integer=True)
+        draft.write(file)
         content: bytes | bytearray = file.getvalue()
-    if ranges:
-        content = _quantized(schema, content, real, ranges, int8_io=int8_io)
+    if statistics:
+        content = _quantized(content, _recipe(draft, int8_io=int8_io), statistics)
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
     _absorb(schema, model)
     _name_outputs(model)
@@ -94,21 +96,20 @@ def write_int8(
         partial.unlink(missing_ok=True)
 
 
-def _quantized(
-    schema: Any, content: bytes | bytearray, real: Sequence[str], ranges: Mapping[str, Range], *, int8_io: bool
-) -> bytearray:
-    """Quantize a float model."""
-    from ai_edge_quantizer.quantizer import Quantizer
-
-    model = schema.Model.GetRootAs(content, 0)
-    graph = model.Subgraphs(0)
-    outputs = [graph.Tensors(place).Name().decode() for place in graph.OutputsAsNumpy()]
-    kept = [{"regex": f"^{re.escape(name)};", "operation": "*"} for name in real]
+def _recipe(draft: Draft, *, int8_io: bool) -> list[dict[str, Any]]:
+    """Return the recipe for a model: later entries win."""
+    kept = [{"regex": f"^{re.escape(name)};", "operation": "*"} for name in sorted(draft.real)]
     if not int8_io:
         kept += [{"regex": ".*", "operation": port} for port in REAL_PORTS]
+        outputs = [tensor.name for tensor in draft.outputs.values()]
         kept += [{"regex": f"^{re.escape(name)};", "operation": last} for name in outputs for last in LAST]
-    recipe = [RECIPE, *(scope | {"algorithm_key": "no_quantize"} for scope in kept)]
-    statistics = statistics_of(schema, model, ranges, frozenset(real))
+    return [RECIPE, *(scope | {"algorithm_key": "no_quantize"} for scope in kept)]
+
+
+def _quantized(content: bytes | bytearray, recipe: list[dict[str, Any]], statistics: Statistics) -> bytearray:
+    """Let ai-edge-quantizer quantize a model whose kernels are integers already."""
+    from ai_edge_quantizer.quantizer import Quantizer
+
     # It opens the model with all tensors kept, of which LiteRT warns, and draws a progress bar even when told not to.
     with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")

@@ -18,6 +18,7 @@ __all__ = ["FUSED", "Lowering", "batch_shapes", "types_and_batched_axes"]
 # The values of `ActivationFunctionType` in schema.fbs.
 FUSED = {Activation.NONE: 0, Activation.RELU: 1, Activation.RELU6: 3}
 
+MOST_PARTS = 5  # of a CONCATENATION in XNNPACK
 LARGEST_HALF = 65504.0  # IEEE 754 binary16
 
 
@@ -207,9 +208,14 @@ class Lowering:
         return y
 
     def concat(self, parts: Sequence[Tensor], axis: int, y: Tensor) -> Tensor:
-        """Join tensors along an axis; XNNPACK joins no single one."""
+        """Join tensors along an axis; XNNPACK joins two to five."""
         if len(parts) == 1:
             return self.reshape(parts[0], y)
+        if len(parts) > MOST_PARTS:
+            tail = parts[MOST_PARTS - 1 :]
+            shape = [sum(part.shape[axis] for part in tail) if i == axis else dim for i, dim in enumerate(y.shape)]
+            joined = self.concat(tail, axis, self.temporary(y, "tail", shape))
+            parts = [*parts[: MOST_PARTS - 1], joined]
         self.model.operator(
             "CONCATENATION", parts, [y], options="ConcatenationOptions", axis=axis, fusedActivationFunction=0
         )

@@ -14,7 +14,7 @@ from demitasse.ir.graph import Node
 from demitasse.ir.ops import Activation, DType, Padding, Shape
 from demitasse.ir.weights import Array
 from demitasse.writers.tflite.lowering import FUSED, Lowering
-from demitasse.writers.tflite.model import Tensor
+from demitasse.writers.tflite.model import TENSOR_TYPES, Tensor
 from demitasse.writers.tflite.padding import VALID, Axis, axes_of, rule
 
 __all__ = [
@@ -233,7 +233,9 @@ def _places(to: Lowering, op: ops.MaxPool, x: Tensor, y: Tensor) -> None:
     side = to.temporary(y, "windows", (len(views), *y.shape), dtype=x.type.dtype, batched=_shifted(y.batched))
     to.model.operator("PACK", views, [side], options="PackOptions", valuesCount=len(views), axis=0)
     best = to.temporary(y, "in_window", y.shape)
-    to.model.operator("ARG_MAX", [side, to.small(y, "axis", 0)], [best], options="ArgMaxOptions", outputType=2)
+    to.model.operator(
+        "ARG_MAX", [side, to.small(y, "axis", 0)], [best], options="ArgMaxOptions", outputType=TENSOR_TYPES[DType.INT32]
+    )
     width = axes[1].size
     within = np.add.outer(np.arange(axes[0].extent) * width, np.arange(axes[1].extent)).reshape(-1)
     offset = to.temporary(y, "offset", y.shape)
@@ -279,7 +281,7 @@ def emit_max_unpool(to: Lowering, op: ops.MaxUnpool, node: Node) -> None:
     if y.batched:
         shape = to.temporary(y, "batch", (1,), dtype=DType.INT32, batched=frozenset())
         all_dims = to.temporary(y, "shape_now", (3,), dtype=DType.INT32, batched=frozenset())
-        to.model.operator("SHAPE", [places], [all_dims], options="ShapeOptions", outType=2)
+        to.model.operator("SHAPE", [places], [all_dims], options="ShapeOptions", outType=TENSOR_TYPES[DType.INT32])
         to.sliced(all_dims, (0,), shape)
         size = _integers(to, "MUL", shape, to.small(y, "sample_size", plane * channels), y, "size")
     else:

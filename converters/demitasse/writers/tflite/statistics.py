@@ -1,4 +1,4 @@
-"""Turn measured ranges into the statistics that the quantizer takes: ranges that the runtime can compute with.
+"""Turn measured ranges into ranges that the runtime can compute with.
 
 A range says with which step a tensor is stored: `step = (max(high, 0) - min(low, 0)) / 255`. Three things can go wrong
 with plain measured ranges, and each of them happens in real nets:
@@ -16,22 +16,23 @@ anyway.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from collections.abc import Mapping
+from typing import TypeAlias
 
 import numpy as np
 
 from demitasse.errors import UsageError
 from demitasse.ir.weights import Array
+from demitasse.writers.tflite.assemble import Draft
+from demitasse.writers.tflite.kernels import QuantizedKernel, product, quantize_kernel
+from demitasse.writers.tflite.model import Operator, Tensor
 
-__all__ = ["Statistics", "statistics_of"]
+__all__ = ["Range", "Statistics", "prepare"]
 
 Range: TypeAlias = tuple[float, float]
 Statistics: TypeAlias = dict[str, dict[str, Array]]
 
 STEPS = 255
-LARGEST_WEIGHT = 127
 # Half of XNNPACK's limits, so that rounding can't cross them: 256 for steps of products and sums, 1024 for terms.
 MOST_BEFORE = 128.0
 MOST_BEHIND = 512.0
@@ -40,13 +41,6 @@ LARGEST_BIAS = 2.0**30
 # No channel's weights get a step that is smaller than this part of the largest one.
 LEAST_CHANNEL = 2.0**-20
 
-# Operator: the places of its data, kernel and bias, and the kernel's axis of output channels.
-PRODUCTS = {
-    "CONV_2D": (0, 1, 2, 0),
-    "DEPTHWISE_CONV_2D": (0, 1, 2, 3),
-    "FULLY_CONNECTED": (0, 1, 2, 0),
-    "TRANSPOSE_CONV": (2, 1, 3, 0),
-}
 # Operators whose result is stored with the step of their first input.
 SAME_STEP = frozenset(
     "RESHAPE TRANSPOSE SLICE STRIDED_SLICE PAD MAX_POOL_2D AVERAGE_POOL_2D RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR "
@@ -55,160 +49,113 @@ SAME_STEP = frozenset(
 SUMS = frozenset({"ADD", "SUB"})
 
 
-@dataclass(frozen=True, slots=True)
-class _Operator:
-    code: str
-    inputs: tuple[str, ...]
-    result: str
-
-    @property
-    def product(self) -> tuple[str, str, str, int]:
-        """The names of data, kernel and bias, and the kernel's axis of output channels."""
-        data, kernel, bias, axis = PRODUCTS[self.code]
-        return self.inputs[data], self.inputs[kernel], self.inputs[bias], axis
-
-
-def statistics_of(schema: Any, model: Any, ranges: Mapping[str, Range], real: Collection[str]) -> Statistics:
-    """Return the range of each tensor of a float model that is computed, and of each channel of its kernels.
+def prepare(draft: Draft, ranges: Mapping[str, Range]) -> Statistics:
+    """Store a draft's kernels as integers, and return the range of each tensor in the words of ai-edge-quantizer.
 
     Args:
-        schema: the schema module.
-        model: the model's root table.
+        draft: a model whose operations are spelled for integers; its kernels are replaced.
         ranges: the measured range of each real tensor that isn't constant.
-        real: the results of operators that aren't quantized.
 
     Raises:
         UsageError: a tensor has no range.
     """
-    net = _Net(schema, model, ranges)
-    operators = [operator for operator in net.operators if operator.result not in real]
+    net = _Net(draft, ranges)
     for _ in range(2):  # what a sum widens may feed an operator before it
-        for operator in operators:
+        for operator in net.operators:
             net.widen(operator)
-    activations: Statistics = {name: _statistic(*net.range(name)) for name in net.activations}
-    return activations | net.constants | net.channels(operators)
-
-
-def _statistic(low: float, high: float) -> dict[str, Array]:
-    return {"min": np.array(low, np.float32), "max": np.array(high, np.float32)}
+    net.store_kernels()
+    return net.statistics()
 
 
 class _Net:
-    """The operators of a model, with the range of each real tensor."""
+    """The operators of a model that compute with integers, and the range of each of their tensors."""
 
-    def __init__(self, schema: Any, model: Any, ranges: Mapping[str, Range]) -> None:
-        graph = model.Subgraphs(0)
-        tensors = [graph.Tensors(place) for place in range(graph.TensorsLength())]
-        names = [tensor.Name().decode() for tensor in tensors]
-        codes = {number: code for code, number in vars(schema.BuiltinOperator).items() if not code.startswith("_")}
-        real = {
-            name: tensor
-            for name, tensor in zip(names, tensors, strict=True)
-            if tensor.Type() == schema.TensorType.FLOAT32
-        }
-        self._contents = {
-            name: _content(model, tensor)
-            for name, tensor in real.items()
-            if not model.Buffers(tensor.Buffer()).DataIsNone()
-        }
-        self.activations = [name for name in real if name not in self._contents]
-        self.operators = [
-            _Operator(
-                codes[model.OperatorCodes(entry.OpcodeIndex()).BuiltinCode()],
-                tuple(names[place] for place in entry.InputsAsNumpy()),
-                names[entry.Outputs(0)],
-            )
-            for entry in (graph.Operators(place) for place in range(graph.OperatorsLength()))
-        ]
-        self.constants: Statistics = {}
-        self._bounds = {
-            kernel: _bounds(self._contents[kernel], axis)
-            for _, kernel, _, axis in (operator.product for operator in self.operators if operator.code in PRODUCTS)
-        }
-        missing = [name for name in self.activations if name not in ranges]
+    def __init__(self, draft: Draft, ranges: Mapping[str, Range]) -> None:
+        model = draft.model
+        self.model = model
+        self.operators = [operator for operator in model.operators if operator.outputs[0].name not in draft.real]
+        real = [tensor for tensor in model.tensors if tensor.type.dtype.is_float]
+        missing = [tensor.name for tensor in real if not model.is_constant(tensor) and tensor.name not in ranges]
         if missing:
             raise UsageError(f"{len(missing)} tensors have no range, {missing[0]!r} for one: calibrate this net anew")
-        self._ranges = {name: ranges[name] for name in self.activations}
-        self._roots: dict[str, str] = {}
+        self._kernels: dict[Tensor, QuantizedKernel] = {}
+        for operands in filter(None, map(product, self.operators)):
+            if operands.kernel not in self._kernels:
+                self._kernels[operands.kernel] = quantize_kernel(model, operands.kernel, operands.axis)
+        self._ranges: dict[Tensor, Range] = {
+            tensor: self._extremes(tensor) if model.is_constant(tensor) else ranges[tensor.name]
+            for tensor in real
+            if tensor not in self._kernels
+        }
+        self._roots: dict[Tensor, Tensor] = {}
         for operator in self.operators:
-            if operator.code in SAME_STEP and operator.result in self._ranges:
-                self._roots[operator.result] = self._root(operator.inputs[0])
-        for place in graph.InputsAsNumpy():
-            if names[place] in self._ranges and self.step(names[place]) == 0:
-                self._raise(names[place], 1 / STEPS)
+            if operator.code in SAME_STEP and operator.outputs[0] in self._ranges:
+                self._roots[operator.outputs[0]] = self._root(operator.inputs[0])
+        self._widened: set[Tensor] = set()
+        for tensor in draft.inputs.values():
+            if tensor in self._ranges and self.step(tensor) == 0:
+                self._raise(tensor, 1 / STEPS)
 
-    def _root(self, name: str) -> str:
+    def _extremes(self, tensor: Tensor) -> Range:
+        content = self.model.content(tensor)
+        return float(content.min(initial=0)), float(content.max(initial=0))
+
+    def _root(self, tensor: Tensor) -> Tensor:
         """Return the tensor whose step a tensor has."""
-        return self._roots.get(name, name)
+        return self._roots.get(tensor, tensor)
 
-    def range(self, name: str) -> Range:
+    def range(self, tensor: Tensor) -> Range:
         """Return the range with which a tensor is stored; it contains zero."""
-        root = self._root(name)
-        if root in self.constants:
-            low, high = (float(self.constants[root][word]) for word in ("min", "max"))
-        elif root in self._contents:
-            low, high = float(self._contents[root].min(initial=0)), float(self._contents[root].max(initial=0))
-        else:
-            low, high = self._ranges[root]
+        low, high = self._ranges[self._root(tensor)]
         return min(low, 0.0), max(high, 0.0)
 
-    def step(self, name: str) -> float:
-        low, high = self.range(name)
+    def step(self, tensor: Tensor) -> float:
+        low, high = self.range(tensor)
         return (high - low) / STEPS
 
-    def _raise(self, name: str, least: float) -> None:
+    def _raise(self, tensor: Tensor, least: float) -> None:
         """Widen a tensor's range so that its step is `least` or more."""
-        step, root = self.step(name), self._root(name)
-        if step >= least:
-            return
-        low, high = self.range(name)
-        widened = (low * least / step, high * least / step) if step > 0 else (0.0, least * STEPS)
-        if root in self._contents:
-            self.constants[root] = _statistic(*widened)
-        else:
-            self._ranges[root] = widened
+        step, (low, high) = self.step(tensor), self.range(tensor)
+        if step < least:
+            widened = (low * least / step, high * least / step) if step > 0 else (0.0, least * STEPS)
+            self._ranges[self._root(tensor)] = widened
+            self._widened.add(self._root(tensor))
 
-    def widen(self, operator: _Operator) -> None:
+    def widen(self, operator: Operator) -> None:
         """Widen ranges until XNNPACK takes the operator."""
-        data = [name for name in operator.inputs if name in self._ranges or name in self._contents]
-        if not data or operator.result not in self._ranges or operator.code in SAME_STEP:
+        result = operator.outputs[0]
+        data = [tensor for tensor in operator.inputs if tensor in self._ranges]
+        if not data or result not in self._ranges or operator.code in SAME_STEP:
             return
-        if operator.code in PRODUCTS:
-            x, kernel, _, _ = operator.product
-            step = self.step(x) * float(self._bounds[kernel].max()) / LARGEST_WEIGHT
+        operands = product(operator)
+        if operands is not None:
+            step = self.step(operands.data) * self._kernels[operands.kernel].largest
         elif operator.code in ("MUL", "BATCH_MATMUL"):
             step = math.prod(map(self.step, data))
         else:
             step = max(map(self.step, data))
-        self._raise(operator.result, step / MOST_BEFORE)
-        if self.step(operator.result) == 0:
-            self._raise(operator.result, 1 / STEPS)
+        self._raise(result, step / MOST_BEFORE)
+        if self.step(result) == 0:
+            self._raise(result, 1 / STEPS)
         if operator.code in SUMS:
-            for name in data:
-                self._raise(name, self.step(operator.result) / MOST_BEHIND)
+            for tensor in data:
+                self._raise(tensor, self.step(result) / MOST_BEHIND)
 
-    def channels(self, operators: Sequence[_Operator]) -> Statistics:
-        """Return a symmetric range for each output channel of each kernel, wide enough for its bias."""
-        bounds: dict[str, Array] = {}
-        for x, kernel, bias, _ in (operator.product for operator in operators if operator.code in PRODUCTS):
-            bound = self._bounds[kernel]
-            for_bias = np.abs(self._contents[bias]) * (LARGEST_WEIGHT / (self.step(x) * LARGEST_BIAS))
-            bound = np.maximum(bound, for_bias.reshape(bound.shape))
-            bound = np.maximum(bound, float(bound.max()) * LEAST_CHANNEL or 1.0)
-            bounds[kernel] = np.maximum(bound, bounds.get(kernel, bound)).astype(np.float32)
-        return {name: {"min": -bound, "max": bound} for name, bound in bounds.items()}
+    def store_kernels(self) -> None:
+        """Give each channel a step that its bias can be stored with, and let the model hold the integers."""
+        for operands in filter(None, map(product, self.operators)):
+            kernel = self._kernels[operands.kernel]
+            bias = np.abs(np.asarray(self.model.content(operands.bias), np.float64))
+            least = bias / (self.step(operands.data) * LARGEST_BIAS)
+            kernel.raise_steps(np.maximum(least, kernel.largest * LEAST_CHANNEL or 1.0))
+        for tensor, kernel in self._kernels.items():
+            self.model.store_integers(tensor, kernel.integers, kernel.steps.reshape(-1), kernel.axis)
 
-
-def _bounds(kernel: Array, axis: int) -> Array:
-    """Return the largest absolute weight of each output channel, the other axes kept at 1."""
-    others = tuple(place for place in range(kernel.ndim) if place != axis)
-    low, high = kernel.min(axis=others, keepdims=True), kernel.max(axis=others, keepdims=True)
-    bounds: Array = np.maximum(high, -low)
-    return bounds
-
-
-def _content(model: Any, tensor: Any) -> Array:
-    """Return a constant as a view into the file."""
-    shape = tensor.ShapeAsNumpy() if tensor.ShapeLength() else ()
-    content: Array = model.Buffers(tensor.Buffer()).DataAsNumpy().view(np.float32).reshape(shape)
-    return content
+    def statistics(self) -> Statistics:
+        """Return the ranges of computed tensors, and of constants whose own range had to be widened."""
+        return {
+            tensor.name: {"min": np.array(low, np.float32), "max": np.array(high, np.float32)}
+            for tensor in self._ranges
+            if not self.model.is_constant(tensor) or tensor in self._widened
+            for low, high in [self.range(tensor)]
+        }

@@ -8,7 +8,7 @@ from demitasse.ir import ops
 from demitasse.ir.graph import Graph, Node
 from demitasse.ir.ops import DType, ReduceFunction
 from demitasse.writers.tflite.lowering import FUSED, Lowering
-from demitasse.writers.tflite.model import Tensor
+from demitasse.writers.tflite.model import TENSOR_TYPES, Tensor
 
 __all__ = [
     "emit_arg_max",
@@ -125,7 +125,13 @@ def emit_arg_max(to: Lowering, op: ops.ArgMax, node: Node) -> None:
         shape = [dim for axis, dim in enumerate(x.shape) if axis != op.axis]
         batched = frozenset(axis - (axis > op.axis) for axis in x.batched - {op.axis})
         place = to.temporary(y, "place", shape, batched=batched)
-    to.model.operator("ARG_MAX", [x, to.small(y, "axis", op.axis)], [place], options="ArgMaxOptions", outputType=2)
+    to.model.operator(
+        "ARG_MAX",
+        [x, to.small(y, "axis", op.axis)],
+        [place],
+        options="ArgMaxOptions",
+        outputType=TENSOR_TYPES[DType.INT32],
+    )
     if op.keepdims:
         to.reshape(place, y)
 
