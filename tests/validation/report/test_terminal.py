@@ -91,7 +91,7 @@ def test_every_layer_has_a_row_and_every_artifact_a_column(report: Report) -> No
     text = to_text(report, every_layer=True)
     rows = {line.split()[0]: line.split() for line in text.partition("every layer")[2].splitlines() if line.strip()}
     assert rows["conv1"] == ["conv1", "Convolution", "2.0e-06", "2.0e-06"]
-    assert rows["bn1"] == ["bn1", "Convolution", "in", "conv1", "in", "conv1"]
+    assert rows["bn1"] == ["bn1", "Convolution", "folded", "folded"]
     assert rows["fc"] == ["fc", "Convolution", "1.0e-06", "2.5e-01"]
 
 

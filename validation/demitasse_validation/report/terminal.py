@@ -94,9 +94,9 @@ def layer_table(report: Report) -> Table:
 
     table = Table(title="every layer", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("layer", overflow="fold")
-    table.add_column("type")
+    table.add_column("type", overflow="fold")
     for artifact in report.artifacts:
-        table.add_column(artifact.name, justify="right", overflow="fold")
+        table.add_column(artifact.name, justify="right", overflow="fold", min_width=8)
     by_key = [{(layer.layer, layer.blob): layer for layer in artifact.layers} for artifact in report.artifacts]
     for key, first in by_key[0].items() if by_key else ():
         cells = [_cell(layers[key]) if key in layers else Text("") for layers in by_key]
@@ -229,7 +229,7 @@ def _cell(layer: LayerResult) -> Text:
         return Text(_figure(name, layer.metrics), "" if layer.passed else "bold red")
     if layer.passed is False:
         return Text(layer.status.value, "bold red")
-    return Text(f"{layer.status.value}" if layer.into is None else f"in {layer.into}", "dim")
+    return Text(layer.status.value, "dim")
 
 
 def _covered(artifact: ArtifactReport) -> str:
