@@ -13,7 +13,7 @@ from demitasse.readers.keras.builder import Assembly, LayerBuilder, LayerFunctio
 from demitasse.readers.keras.config import Call, Generation, Layer, Model, Tensor
 from demitasse.readers.keras.expression import Expression
 from demitasse.readers.keras.masks import pass_on
-from demitasse.readers.keras.weights import WeightStore
+from demitasse.readers.keras.weights import WeightStore, member_names, python_class
 from demitasse.readers.reading import Reading, drop_dead_nodes, holds_for_other_batches, unknown_output
 
 __all__ = ["assemble"]
@@ -276,6 +276,7 @@ class _Builder:
             for number in range(len(layer.calls))
             if needed is None or (layer.name, number) in needed
         ]
+        members = list(member_names(map(python_class, model.layers)))
         while pending:
             waiting = []
             for position, layer, number in pending:
@@ -285,7 +286,7 @@ class _Builder:
                 elif any(done[tensor.layer, tensor.call] is None for tensor in tensors):
                     done[layer.name, number] = None
                 else:
-                    inside = _inside(place, layer, position, number)
+                    inside = _inside(place, layer, position, number, members[position])
                     done[layer.name, number] = self._guarded(layer, layer.calls[number], inside, done)
             if len(waiting) == len(pending):
                 names = ", ".join(dict.fromkeys(layer.name for _, layer, _ in waiting[:5]))
@@ -322,21 +323,27 @@ class _Builder:
 
     def _run_wrapped(self, builder: LayerBuilder, layer: Layer, inputs: Sequence[Any]) -> list[Operand]:
         if layer.model is not None:
-            return self.run_net(layer.model, [Operand(value) for value in inputs], builder.place)
+            results = self.run_net(layer.model, [Operand(value) for value in inputs], builder.place)
+            if not results:
+                raise Unsupported("", [Offence(builder.origin.where, "the net that it wraps can't be read")])
+            return results
         if layer.kind not in self._readers:
             raise Unsupported("", [Offence(builder.origin.where, f"no reader for {layer.kind!r}")])
         return builder.finish(self._readers[layer.kind](builder), named=False)
 
 
-def _inside(place: Place, layer: Layer, position: int, number: int) -> Place:
-    """Return where a call of a layer of a net stands, from where the net does."""
+def _inside(place: Place, layer: Layer, position: int, number: int, member: str) -> Place:
+    """Return where a call of a layer of a net stands, from where the net does.
+
+    The net may be the part of a layer that wraps it; then its layers are parts of that layer as well.
+    """
     outer, owner = (f"{name}/" if name else "" for name in (place.name, place.owner))
     return Place(
         f"{outer}{layer.name}:{number}" if number else f"{outer}{layer.name}",
         owner + layer.name,
-        (*place.route, layer.name),
+        place.route if place.part else (*place.route, layer.name),
         (*place.position, position),
-        (),
+        (*place.part, "layers", member) if place.part else (),
         place.trained and layer.config.get("trainable", True) is not False,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -155,14 +155,18 @@ class LayerBuilder:
             raise self.malformed(f"it is called on {len(found)} tensors, and needs {wanted}")
         return found
 
-    def argument(self, position: int, name: str, default: Any = None) -> Any:
-        """Return an argument of the call by position or name, or of the constructor by name: `Operand` or constant."""
-        self._arguments_read |= {position, name}
+    def argument(self, position: int, *names: str, default: Any = None) -> Any:
+        """Return an argument of the call by position or name, or else one of the constructor: `Operand` or constant."""
+        self._arguments_read |= {position, *names}
         if position < len(self._call.args):
             return self._call.args[position]
-        if name in self._call.kwargs:
-            return self._call.kwargs[name]
-        return self.params.get(name, default)
+        for name in names:
+            if name in self._call.kwargs:
+                return self._call.kwargs[name]
+        for name in names:
+            if name in self.params:
+                return self.params.get(name)
+        return default
 
     def type(self, value: str) -> TensorType:
         """Return the type of a value or weight."""
@@ -227,6 +231,7 @@ class LayerBuilder:
         *,
         part: Sequence[str] = (),
         trained: bool = True,
+        listed_again: bool = False,
         otherwise: Sequence[Form] = (),
         flipped: Sequence[int] = (),
     ) -> Slot:
@@ -239,6 +244,7 @@ class LayerBuilder:
             shape: the usual shape.
             part: the attribute by which Keras' layer calls its part that has the weight, if it is one's.
             trained: whether Keras counts it among the trained weights.
+            listed_again: whether it is the weight of a part, which Keras 3 stores with the layer once more.
             otherwise: other forms in which a file may hold it.
             flipped: the axes along which Theano, which convolves instead of correlating, has it the other way round.
         """
@@ -254,6 +260,7 @@ class LayerBuilder:
                 whole,
                 role,
                 (Form(shape), *otherwise),
+                listed_again,
                 trained and place.trained and self.params.get("trainable", True) is not False,
                 tuple(flipped) if theano else (),
             )
@@ -381,27 +388,44 @@ class LayerBuilder:
 
     # --- layers within the layer --------------------------------------------------------------------------------------
 
-    def run(self, layer: Layer, part: Sequence[str], inputs: Sequence[Any]) -> list[Operand]:
-        """Add a layer that this one wraps, called on some values, and return its results.
+    def child(
+        self, layer: Layer, part: Sequence[str], inputs: Sequence[Any], kwargs: Mapping[str, Any] | None = None
+    ) -> LayerBuilder:
+        """Return the builder of a layer that this one wraps.
 
         Args:
             layer: the layer, as `parse_layer` gives it.
-            part: the attribute by which Keras calls it.
+            part: the attribute by which Keras' wrapper calls it.
             inputs: what it is called on.
+            kwargs: further arguments of the call.
         """
         place = self.place
-        inside = Place(
-            f"{self.name}@{part[-1]}",
-            f"{place.owner}/{part[-1]}" if len(part) == 1 and part[0] != "layer" else place.owner,
-            place.route,
-            place.position,
-            (*place.part, *part),
-            place.trained,
+        is_alone = tuple(part) in (("layer",), ("cell",), ("activation",))
+        inside = replace(
+            place,
+            name=f"{self.name}@{'/'.join(part)}",
+            owner=place.owner if is_alone else f"{place.owner}/{'/'.join(part)}",
+            part=(*place.part, *part),
         )
-        child = LayerBuilder(layer, Call((list(inputs) if len(inputs) > 1 else inputs[0],), {}), inside, self._assembly)
+        call = Call((list(inputs) if len(inputs) > 1 else inputs[0],), kwargs or {})
+        return LayerBuilder(layer, call, inside, self._assembly)
+
+    def run(self, layer: Layer, part: Sequence[str], inputs: Sequence[Any]) -> list[Operand]:
+        """Add a layer that this one wraps, called on some values, and return its results."""
+        child = self.child(layer, part, inputs)
         results = self._assembly.run(child, layer, inputs)
-        self._own |= child._own
+        self.take_over(child)
         return results
+
+    def take_over(self, child: LayerBuilder) -> None:
+        """Count the values that a wrapped layer gave as this layer's own, so that one can get its name."""
+        self._own |= child._own
+
+    def slots_of(self, *part: str) -> list[Slot]:
+        """Return what a part of this layer has asked for."""
+        whole = (*self.place.part, *part)
+        slots = self._assembly.slots.items()
+        return [slot for (route, inside, _), slot in slots if (route, inside) == (self.place.route, whole)]
 
     @property
     def expression(self) -> Expression | None:
@@ -444,22 +468,26 @@ class LayerBuilder:
         given = [results] if isinstance(results, str) else list(results)
         if not named:
             return list(map(Operand, given))
-        return [
-            self._name(value, self.name if index == 0 else f"{self.name}@{index}") for index, value in enumerate(given)
-        ]
+        operands: list[Operand] = []
+        named_as: dict[str, Operand] = {}
+        for index, value in enumerate(given):
+            name = self.name if index == 0 else f"{self.name}@{index}"
+            operands.append(self._name(named_as.get(value, value), name))  # two results may be one value
+            named_as[value] = operands[-1]
+        return operands
 
     def _unread_arguments(self) -> Iterator[str]:
         for index, argument in enumerate(self._call.args):
             if index not in self._arguments_read and argument is not None:
                 yield f"can't honour argument {index} of the call"
         for name, argument in self._call.kwargs.items():
+            asked = argument is not None and argument is not False and name not in self._arguments_read
+            if not asked or name == "name":
+                continue
             if name == "training":
-                if argument is True:
-                    yield "it is called as if in training, which computes at random or from the batch"
-            elif name not in self._arguments_read and argument not in (None, False) and name not in ("name", "mask"):
+                yield "it is called as if in training, which computes at random or from the batch"
+            elif name != "mask" or any(_operands([argument])):
                 yield f"can't honour the argument {name!r} of the call"
-            elif name == "mask" and name not in self._arguments_read and any(_operands([argument])):
-                yield "it is called with a mask"
 
     def _name(self, value: str, name: str) -> Operand:
         """Let the operation behind a value give it the layer's name; a value of another layer gets a second one."""

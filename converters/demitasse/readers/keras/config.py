@@ -213,9 +213,9 @@ def _kind(kind: str, config: Json, module: str, maybe_operation: bool) -> str:
     """Spell a class name in one way; tell operations from the layers of the same name."""
     if kind in ("TFOpLambda", "SlicingOpLambda"):
         return f"tf.{config.get('function', '__operators__.getitem')}"
-    # A legacy .h5 file of Keras 3 leaves the module out; but there every layer has a dtype, and no operation has.
-    unnamed = maybe_operation and not module and "dtype" not in config and "trainable" not in config
-    return f"ops.{kind}" if ".ops." in module or unnamed else modern_kind(kind)
+    # A legacy .h5 file of Keras 3 leaves the module out; but layers there are trainable or not, and operations aren't.
+    unnamed = maybe_operation and not module and "trainable" not in config and kind != "InputLayer"
+    return f"ops.{kind}" if ".ops." in module or ".activations." in module or unnamed else modern_kind(kind)
 
 
 # --- nets -------------------------------------------------------------------------------------------------------------
@@ -416,7 +416,7 @@ def _argument(value: Any, where: str) -> Any:
             return _constant(config, where)
         case "__slice__" if isinstance(config, dict):
             return slice(*(config.get(key) for key in ("start", "stop", "step")))
-        case "__ellipsis__":
+        case "__ellipsis__":  # of Keras 3 and of tf.keras alike
             return ...
         case str() if "config" in value:
             return value  # an object, such as a dtype policy: whoever reads the argument decides

@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from demitasse.errors import InvalidGraph, MalformedModel
 from demitasse.ir.ops import Shape
 from demitasse.ir.weights import Array
-from demitasse.readers.keras.config import Generation, Model
+from demitasse.readers.keras.config import Generation, Layer, Model
 from demitasse.readers.keras.h5 import H5Group, StoredArray
 
-__all__ = ["Form", "NamedWeights", "NumberedWeights", "Slot", "WeightStore", "member_names"]
+__all__ = ["Form", "NamedWeights", "NumberedWeights", "Slot", "WeightStore", "member_names", "python_class"]
 
 
 class Form(NamedTuple):
@@ -50,6 +50,7 @@ class Slot:
         part: the layer's own parts that it belongs to, as Keras calls these attributes: `forward_layer`, `cell`.
         role: `kernel`, `bias`, ...
         forms: the shapes in which a file may hold it; the first is the usual one.
+        listed_again: whether it is another slot's weight, which Keras 3 stores here once more.
         trained: whether Keras counts it among the weights that are trained; a layer asks for those first.
         flipped: the spatial axes along which a file of Theano holds it the other way round.
     """
@@ -60,6 +61,7 @@ class Slot:
     part: tuple[str, ...]
     role: str
     forms: tuple[Form, ...]
+    listed_again: bool
     trained: bool
     flipped: tuple[int, ...] = ()
     _filling: StoredArray | None = field(default=None, init=False)
@@ -154,7 +156,7 @@ class NamedWeights:
 
     def fill(self, model: Model, slots: Sequence[Slot]) -> list[str]:  # noqa: ARG002
         pending: dict[str, list[Slot]] = {}
-        for slot in sorted(slots, key=lambda slot: slot.place):
+        for slot in sorted((slot for slot in slots if not slot.listed_again), key=lambda slot: slot.place):
             pending.setdefault(self._holder(slot.route), []).append(slot)
         missing = [name for name in pending if name not in self._names]
         if not missing:
@@ -240,6 +242,11 @@ def _contradiction(name: str, slot: Slot) -> str | None:
 # --- numbered arrays, by part of a layer ------------------------------------------------------------------------------
 
 
+def python_class(layer: Layer) -> str:
+    """Return the name of the Python class of a layer."""
+    return "Functional" if layer.kind == "Model" else layer.source_kind.rpartition(">")[2]
+
+
 def member_names(kinds: Iterable[str]) -> Iterator[str]:
     """Name the layers of a net as Keras 3 does it in files: `conv2d`, `conv2d_1`, `dense`, ...
 
@@ -284,15 +291,16 @@ class NumberedWeights:
     def _paths(self, model: Model, route: tuple[str, ...], path: str) -> Iterator[tuple[tuple[str, ...], str]]:
         """Yield the route of every layer of a net with the path of its group."""
         layers = [layer for layer in model.layers if not layer.kind.startswith("ops.")]
-        kinds = ["Functional" if layer.kind == "Model" else layer.source_kind.rpartition(">")[2] for layer in layers]
-        for layer, member in zip(layers, member_names(kinds), strict=True):
+        for layer, member in zip(layers, member_names(map(python_class, layers)), strict=True):
             inner = f"{path}/{self._container}/{member}"
             yield (*route, layer.name), inner
             if layer.model is not None:
                 yield from self._paths(layer.model, (*route, layer.name), inner)
 
     def _fill_part(self, path: str, slots: Sequence[Slot]) -> list[str]:
-        group = self._root.find_group(f"{path}/vars")
+        # Before Keras 3, the attributes of parts were written with their leading underscores.
+        names = (path, "/".join([*path.split("/")[:-1], f"_{path.rpartition('/')[2]}"]))
+        group = next((found for name in names if (found := self._root.find_group(f"{name}/vars"))), None)
         if group is None:
             return [f"{slots[0].name}: the file has no group {path!r}"]
         stored = sorted((name for name in group.names if name.isdecimal()), key=int)

@@ -5,14 +5,18 @@ from __future__ import annotations
 from demitasse.readers.keras.layers import (
     activation,
     applications,
+    attention,
     code,
     convolution,
     core,
     image,
     merging,
     normalization,
+    operations,
     pooling,
+    recurrent,
     reshaping,
+    wrappers,
 )
 from demitasse.readers.keras.registry import REGISTRY
 
@@ -23,14 +27,18 @@ LAYERS = REGISTRY.collect(
     for module in (
         activation,
         applications,
+        attention,
         code,
         convolution,
         core,
         image,
         merging,
         normalization,
+        operations,
         pooling,
+        recurrent,
         reshaping,
+        wrappers,
     )
 )
 """The reader of each kind of layer."""
