@@ -185,9 +185,14 @@ def _predictions(manifest: Manifest, image: Path) -> Iterator[str]:
 
 
 def _benchmark(manifest: Manifest, seconds: int) -> dict[str, str]:
-    from demitasse_validation.benchmark import benchmark
+    from demitasse_validation.latency import benchmark
 
-    return {artifact.target: str(benchmark(artifact.path, seconds=seconds)) for artifact in manifest.artifacts}
+    measured = benchmark([artifact.path for artifact in manifest.artifacts], device="cpu", seconds=seconds)
+    return {
+        each.target: f"{each.median * 1e3:6.1f} ms ({each.bounds.low * 1e3:.1f} to {each.bounds.high * 1e3:.1f}), "
+        f"{each.batch / each.median:.0f} images/s, {each.threads} threads, {each.runtime}"
+        for each in measured
+    }
 
 
 def _as_json(manifest: Manifest, report: Report, seconds: Mapping[str, float], latencies: Mapping[str, str]) -> str:
