@@ -1,7 +1,7 @@
 """Finds and loads model cards: what a well-known trained network is, where it comes from, and what it expects.
 
-A card is a TOML file in `cards/`, named after its model. It holds no weights, and says only what is known: files are told
-by their hashes, computed from the files or stated by those who publish them, and what nobody published is left out.
+A card is a TOML file in `cards/`, named after its model. It holds no weights, and says only what is known: files are
+told by their hashes, computed from them or stated by those who publish them, and what nobody published is left out.
 """
 
 from __future__ import annotations
