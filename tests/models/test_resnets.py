@@ -105,6 +105,28 @@ def test_it_computes_what_keras_applications_compute() -> None:
     assert distance(as_caffe(images), np.asarray(theirs(images))) > 1e-3
 
 
+def test_it_takes_what_the_reader_makes_of_a_keras_file(tmp_path: Path) -> None:
+    theirs = with_statistics(keras.applications.ResNet50(weights=None))
+    theirs.save(tmp_path / "theirs.keras")
+    model = resnet(50, demitasse.read(tmp_path / "theirs.keras").weights)
+    assert distance(model(noise(1, 224, 224, 3)), np.asarray(theirs(noise(1, 224, 224, 3)))) < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore:.*HDF5 file")  # Keras would rather write its own format
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+def test_a_caffe_net_that_became_a_keras_file_computes_the_same(suffix: str, tmp_path: Path) -> None:
+    graph = read_caffe(50, tmp_path, size=64)
+    resnet(50, graph.weights, input_shape=(64, 64, 3)).save(tmp_path / f"again{suffix}")
+    again = demitasse.read(tmp_path / f"again{suffix}")
+    assert (again.inputs, again.outputs) == (["data"], ["prob"])
+    images = noise(1, 3, 64, 64)
+    expected = evaluate(graph, {"data": images}, keep=["pool1", "res3d", "fc1000", "prob"])
+    names = {"pool1": "pool1", "res3d": "res3d_relu", "fc1000": "fc1000", "prob": "prob"}
+    got = evaluate(again, {"data": images.transpose(0, 2, 3, 1)}, keep=names.values())
+    for blob, name in names.items():
+        assert distance(got[name], expected[blob]) < 1e-5, blob
+
+
 def test_v15_strides_in_the_second_convolution(tmp_path: Path) -> None:
     graph = read_caffe(50, tmp_path, size=64, classes=10, head="fc10")
     original, newer = (
