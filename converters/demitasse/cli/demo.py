@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from demitasse.cli import options
 from demitasse.cli.progress import Progress, native_messages_in, show_progress
-from demitasse.cli.validate import write_report
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from demitasse.conversion import Manifest
+    from demitasse_validation.latency import Measurement
     from demitasse_validation.report import ArtifactReport, Report
 
 __all__ = ["add_parser", "run"]
@@ -70,6 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from demitasse_models.catalogue import card
     from demitasse_models.fetch import fetch
+    from demitasse_validation.report.write import write_report
 
     seconds = options.positive("--seconds", arguments.seconds)
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -90,16 +91,22 @@ def run(arguments: argparse.Namespace) -> int:
                 say(f"{artifact.target:12} {artifact.bytes / 1e6:6.1f} MB  {artifact.path}")
         with show.step("Validate, layer by layer, against the source") as say:
             report = _validate(manifest, files, held_back, progress)
-            write_report(report, arguments.out / "report")
             for line in _verdicts(report):
                 say(line)
         with show.step("Predict") as say:
             for line in _predictions(manifest, held_back[0]):
                 say(line)
         with show.step("Benchmark") as say:
-            latencies = _benchmark(manifest, seconds)
+            measurements = _benchmark(manifest, seconds)
+            latencies = {each.target: _latency(each) for each in measurements}
             for target, text in latencies.items():
                 say(f"{target:12} {text}")
+            write_report(
+                report,
+                arguments.out / "report",
+                images=held_back,
+                benchmark=[each.to_dict() for each in measurements],
+            )
     verdict = "all formats hold" if report.passed else "a gate fails: see the report"
     show.console.print(f"[bold]{verdict}[/bold]; {arguments.out / 'report'}", highlight=False)
     if arguments.json:
@@ -184,15 +191,17 @@ def _predictions(manifest: Manifest, image: Path) -> Iterator[str]:
         yield f"{artifact.target:12} {image.name}: {scores}"
 
 
-def _benchmark(manifest: Manifest, seconds: int) -> dict[str, str]:
+def _benchmark(manifest: Manifest, seconds: int) -> tuple[Measurement, ...]:
     from demitasse_validation.latency import benchmark
 
-    measured = benchmark([artifact.path for artifact in manifest.artifacts], device="cpu", seconds=seconds)
-    return {
-        each.target: f"{each.median * 1e3:6.1f} ms ({each.bounds.low * 1e3:.1f} to {each.bounds.high * 1e3:.1f}), "
+    return benchmark([artifact.path for artifact in manifest.artifacts], device="cpu", seconds=seconds)
+
+
+def _latency(each: Measurement) -> str:
+    return (
+        f"{each.median * 1e3:6.1f} ms ({each.bounds.low * 1e3:.1f} to {each.bounds.high * 1e3:.1f}), "
         f"{each.batch / each.median:.0f} images/s, {each.threads} threads, {each.runtime}"
-        for each in measured
-    }
+    )
 
 
 def _as_json(manifest: Manifest, report: Report, seconds: Mapping[str, float], latencies: Mapping[str, str]) -> str:

@@ -13,7 +13,7 @@ from demitasse.errors import UsageError
 if TYPE_CHECKING:
     from demitasse_validation.report import Report
 
-__all__ = ["add_parser", "run", "write_report"]
+__all__ = ["add_parser", "run"]
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -43,7 +43,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare, show and write the report, and return its exit status."""
+    from demitasse.preprocess import images_in
     from demitasse_validation.comparison import compare
+    from demitasse_validation.report.write import write_report
     from demitasse_validation.tolerances import DEFAULT, Tolerances
 
     if len(arguments.against) > 2:
@@ -62,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
             progress=progress,
         )
     if arguments.report is not None:
-        write_report(report, arguments.report)
+        write_report(report, arguments.report, images=images_in(arguments.images) if arguments.images else ())
     show_report(report, as_json=arguments.json)
     return report.exit_status
 
@@ -88,16 +90,3 @@ def show_report(report: Report, *, as_json: bool) -> None:
     from demitasse_validation.report.terminal import render
 
     Console().print(render(report))
-
-
-def write_report(report: Report, folder: Path) -> None:
-    """Write the report's files into a folder.
-
-    Raises:
-        UsageError: the folder can't be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "report.json").write_text(report.to_json() + "\n", "utf-8")
-    except OSError as error:
-        raise UsageError(f"--report {folder}: can't be written: {error.strerror}") from error

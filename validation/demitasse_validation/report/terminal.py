@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from demitasse.ir.graph import Status
 from demitasse_validation.metrics import METRICS
 from demitasse_validation.report import ArtifactReport, Finding, LayerResult, Report, Severity
+from demitasse_validation.report.figures import by_severity, covered, key_metric, measured, named_together, size, worst
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -68,19 +68,18 @@ def summary_table(report: Report) -> Table:
         whole = not column or right
         table.add_column(column, justify="right" if right else "left", no_wrap=whole, min_width=width)
     for runtime in report.runtimes:
-        measured = [layer for layer in runtime.layers if layer.metrics]
-        count = f"{len(measured)} of {len(runtime.layers)}"
+        count = f"{len(measured(runtime.layers))} of {len(runtime.layers)}"
         what = f"({runtime.runtime.partition(' (')[0]})"
-        table.add_row(_mark(runtime.passed), what, count, _worst(measured), "", "", "", _time(runtime.seconds))
+        table.add_row(_mark(runtime.passed), what, count, _worst(runtime.layers), "", "", "", _time(runtime.seconds))
     for artifact in report.artifacts:
         table.add_row(
             _mark(artifact.passed),
             artifact.name,
-            _covered(artifact),
-            _worst([layer for layer in artifact.layers if layer.metrics]),
-            _worst([output for output in artifact.outputs if output.metrics]),
+            covered(artifact),
+            _worst(artifact.layers),
+            _worst(artifact.outputs),
             "\n".join(f"{ranks.agreeing} of {ranks.samples}" for ranks in artifact.ranks),
-            _size(artifact.bytes),
+            size(artifact.bytes),
             _time(artifact.seconds),
         )
     return table
@@ -126,7 +125,7 @@ def latency_table(measurements: Sequence[Measurement]) -> Table:
             f"{each.throughput:.1f}",
             str(each.runs),
             _milliseconds(each.load),
-            _size(each.bytes),
+            size(each.bytes),
         )
     return table
 
@@ -143,12 +142,11 @@ def _worst_table(artifact: ArtifactReport, count: int) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("", "layer", "type", "blob", "max error / peak", "SQNR", "worst sample"):
         table.add_column(column, overflow="fold")
-    measured = [layer for layer in artifact.layers if layer.metrics]
-    for layer in sorted(measured, key=_badness, reverse=True)[:count]:
+    for layer in worst(artifact.layers, count):
         metrics = layer.metrics or {}
         table.add_row(
             _mark(layer.passed is not False),
-            " + ".join([*layer.together_with, layer.layer]),
+            named_together(layer),
             layer.type,
             layer.blob,
             _figure("relative_to_peak", metrics),
@@ -168,7 +166,7 @@ def _findings(report: Report) -> Iterator[Text]:
     groups += [(runtime.name, runtime.findings) for runtime in report.runtimes]
     groups += [(artifact.name, artifact.findings) for artifact in report.artifacts]
     for name, findings in groups:
-        ordered = sorted(findings, key=lambda finding: list(Severity).index(finding.severity))
+        ordered = by_severity(findings)
         yield from (_line(name, finding) for finding in ordered[:MOST_FINDINGS])
         if len(ordered) > MOST_FINDINGS:
             from rich.text import Text
@@ -201,19 +199,11 @@ def _mark(passed: bool) -> Text:
     return Text("ok", "green") if passed else Text("FAIL", "bold red")
 
 
-def _badness(layer: LayerResult) -> float:
-    """Return how much of its tolerance a layer uses up, at the worst of its limits; without limits, its error."""
-    metrics, limits = layer.metrics or {}, layer.limits or {}
-    slacks = [METRICS[name].slack(metrics[name], limit) for name, limit in limits.items()]
-    return max(slacks, default=metrics.get("relative_to_peak", 0.0))
-
-
-def _worst(layers: list[LayerResult]) -> str:
-    if not layers:
+def _worst(layers: Iterable[LayerResult]) -> str:
+    found = worst(layers, 1)
+    if not found:
         return "nothing measured"
-    worst = max(layers, key=_badness)
-    name = next(iter(worst.limits or {"relative_to_peak": 0}))
-    return f"{_figure(name, worst.metrics or {})}\n{worst.layer}"
+    return f"{_figure(key_metric(found[0]), found[0].metrics or {})}\n{found[0].layer}"
 
 
 def _figure(name: str, metrics: Mapping[str, float]) -> str:
@@ -225,23 +215,11 @@ def _cell(layer: LayerResult) -> Text:
     from rich.text import Text
 
     if layer.metrics:
-        name = next(iter(layer.limits or {"relative_to_peak": 0}))
-        return Text(_figure(name, layer.metrics), "" if layer.passed else "bold red")
+        return Text(_figure(key_metric(layer), layer.metrics), "" if layer.passed else "bold red")
     if layer.passed is False:
         return Text(layer.status.value, "bold red")
     return Text(layer.status.value, "dim")
 
 
-def _covered(artifact: ArtifactReport) -> str:
-    """Say how many layers were measured, and what became of the others: `17, 10 folded`."""
-    counts = dict(artifact.coverage)
-    others = [f"{count} {status}" for status, count in sorted(counts.items()) if status != Status.COMPARED.value]
-    return ", ".join([str(counts.get(Status.COMPARED.value, 0)), *others])
-
-
 def _time(seconds: float) -> str:
     return f"{seconds:.1f} s"
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
