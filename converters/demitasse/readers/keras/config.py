@@ -206,6 +206,8 @@ def _layer(data: object, calls: Sequence[Call], where: str, *, maybe_operation: 
         return Layer(name, bare, {}, tuple(calls), _model(bare, config, name, where), kind, origin)
     body = _object(config, f"the config of the layer {name!r}", where)
     modern = _kind(kind, body, module, maybe_operation)
+    if modern.startswith("tf."):  # the function is the kind now
+        body = {key: value for key, value in body.items() if key != "function"}
     return Layer(name, modern, modern_config(modern, body), tuple(calls), None, kind, origin)
 
 
@@ -362,6 +364,8 @@ def _references(value: Any) -> Any:
     if isinstance(value, list):
         return [_references(entry) for entry in value]
     if isinstance(value, dict):
+        if value.get("class_name") == "__ellipsis__":
+            return ...
         return {key: _references(entry) for key, entry in value.items()}
     return value
 
@@ -416,7 +420,7 @@ def _argument(value: Any, where: str) -> Any:
             return _constant(config, where)
         case "__slice__" if isinstance(config, dict):
             return slice(*(config.get(key) for key in ("start", "stop", "step")))
-        case "__ellipsis__":  # of Keras 3 and of tf.keras alike
+        case "__ellipsis__":
             return ...
         case str() if "config" in value:
             return value  # an object, such as a dtype policy: whoever reads the argument decides

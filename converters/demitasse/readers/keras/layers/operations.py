@@ -14,6 +14,7 @@ import numpy as np
 
 from demitasse.ir.ops import (
     ArgMax,
+    AveragePool,
     BinaryFunction,
     Cast,
     Clip,
@@ -23,8 +24,10 @@ from demitasse.ir.ops import (
     DType,
     Elu,
     Gather,
+    Layout,
     LeakyRelu,
     MatMul,
+    MaxPool,
     Pad,
     Padding,
     Reduce,
@@ -37,7 +40,9 @@ from demitasse.ir.ops import (
 )
 from demitasse.readers.keras.activations import ACTIVATIONS, log_softmax, rectify
 from demitasse.readers.keras.builder import LayerBuilder, Operand
+from demitasse.readers.keras.layers.reshaping import resized
 from demitasse.readers.keras.registry import reads
+from demitasse.readers.keras.windows import no_pads, same_pads
 
 # --- element by element -----------------------------------------------------------------------------------------------
 
@@ -608,3 +613,94 @@ def _slice(layer: LayerBuilder, entry: Any) -> slice:
     ):
         return entry
     raise layer.unsupported(f"an index that is computed, or no number: {str(entry)[:60]}")
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
+
+
+@reads("ops.Repeat", "tf.repeat")
+def repeat(layer: LayerBuilder) -> str:
+    """Repeat each element along an axis."""
+    x, count = _value(layer, 0, "x", "input"), layer.argument(1, "repeats")
+    axis = layer.argument(2, "axis")
+    if not isinstance(count, int) or axis is None:
+        raise layer.unsupported("other counts than one for all, along an axis")
+    shape = layer.shape(x)
+    axis = layer.axis(int(axis), len(shape))
+    repeats = [count if place == axis + 1 else 1 for place in range(len(shape) + 1)]
+    tiled = layer.apply(Tile(tuple(repeats)), _expanded(layer, x, axis + 1))
+    result = [dim * count if place == axis else dim for place, dim in enumerate(shape)]
+    return layer.reshape(tiled, *(result if axis == 0 else [-1, *result[1:]]))
+
+
+@reads("ops.DepthToSpace", "tf.nn.depth_to_space")
+def depth_to_space(layer: LayerBuilder) -> str:
+    """Make blocks of pixels of channels, as super-resolution nets do."""
+    x, size = _value(layer), int(layer.argument(1, "block_size"))
+    _only_channels_last(layer)
+    _, height, width, channels = layer.shape(x)
+    blocks = layer.reshape(x, -1, height, width, size, size, channels // size**2)
+    rows = layer.transpose(blocks, 0, 1, 3, 2, 4, 5)
+    return layer.reshape(rows, -1, height * size, width * size, channels // size**2)
+
+
+@reads("ops.SpaceToDepth", "tf.nn.space_to_depth")
+def space_to_depth(layer: LayerBuilder) -> str:
+    """Make channels of blocks of pixels."""
+    x, size = _value(layer), int(layer.argument(1, "block_size"))
+    _only_channels_last(layer)
+    _, height, width, channels = layer.shape(x)
+    blocks = layer.reshape(x, -1, height // size, size, width // size, size, channels)
+    inside = layer.transpose(blocks, 0, 1, 3, 2, 4, 5)
+    return layer.reshape(inside, -1, height // size, width // size, channels * size**2)
+
+
+def _only_channels_last(layer: LayerBuilder) -> None:
+    if layer.argument(9, "data_format") not in (None, "NHWC", "channels_last"):
+        raise layer.unsupported("channels first")
+
+
+@reads("ops.Resize", "tf.image.resize")
+def resize(layer: LayerBuilder) -> str:
+    """Resize images, bilinear or nearest."""
+    x, size = layer.real(_value(layer, 0, "images")), layer.argument(1, "size")
+    _only_channels_last(layer)
+    if not isinstance(size, list | tuple) or not all(isinstance(side, int) for side in size):
+        raise layer.unsupported("a size that is computed")
+    sizes = (int(size[0]), int(size[1]))
+    shrinks = any(new < old for new, old in zip(sizes, layer.shape(x)[1:3], strict=True))
+    refused = [name for name in _RESIZE_FLAGS if layer.argument(9, name) and (name != "antialias" or shrinks)]
+    if refused:
+        raise layer.unsupported(f"resizing with {', '.join(refused)}")
+    layer.argument(9, "fill_mode", "fill_value")
+    layer.params.ignore("fill_mode", "fill_value")
+    method = str(layer.argument(2, "interpolation", "method", default="bilinear"))
+    return resized(layer, x, Layout.CHANNELS_LAST, sizes, method)
+
+
+_RESIZE_FLAGS = ("antialias", "preserve_aspect_ratio", "crop_to_aspect_ratio", "pad_to_aspect_ratio")
+
+
+@reads("ops.MaxPool", "ops.AveragePool", "tf.nn.max_pool2d", "tf.nn.avg_pool2d", "tf.nn.max_pool", "tf.nn.avg_pool")
+def pool(layer: LayerBuilder) -> str:
+    """Take the maximum or the mean of each window."""
+    x = layer.real(_value(layer, 0, "inputs", "input", "value"))
+    _only_channels_last(layer)
+    rank = layer.rank(x) - 2
+    window = _sides(layer, layer.argument(1, "pool_size", "ksize"), rank)
+    stated = layer.argument(2, "strides")
+    stride = window if stated is None else _sides(layer, stated, rank)
+    same = str(layer.argument(3, "padding", default="valid")).lower() == "same"
+    sizes = layer.shape(x)[1:-1]
+    pads = same_pads(sizes, window, stride, (1,) * rank) if same else no_pads(rank)
+    kind = MaxPool if "ax" in layer.kind else AveragePool
+    return layer.apply(kind(window, stride, pads, layout=Layout.CHANNELS_LAST), x)
+
+
+def _sides(layer: LayerBuilder, stated: Any, rank: int) -> tuple[int, ...]:
+    """Read one number for all spatial axes, one for each, or one for each axis of the tensor."""
+    each = list(stated) if isinstance(stated, list | tuple) else [stated]
+    each = each * rank if len(each) == 1 else each[1:-1] if len(each) == rank + 2 else each
+    if len(each) != rank or not all(isinstance(side, int) and side > 0 for side in each):
+        raise layer.malformed(f"{stated} are no sizes for {rank} axes")
+    return tuple(each)

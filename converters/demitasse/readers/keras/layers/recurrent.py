@@ -248,7 +248,7 @@ def _stacked(layer: LayerBuilder, outputs: Sequence[str]) -> Operand:
 def _recurrent(layer: LayerBuilder, *, both_ways: bool = False) -> list[Operand]:
     """Run a recurrent layer; returns its output and, where asked for, its states.
 
-    `both_ways` is for one half of a Bidirectional: the outputs of the half that runs backwards are in the order of time.
+    `both_ways` is for the halves of a Bidirectional: outputs of the one that runs backwards are in the order of time.
     """
     params = layer.params
     if params.flag("stateful", False):
