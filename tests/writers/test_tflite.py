@@ -32,6 +32,7 @@ from demitasse.ir.ops import (
     MatMul,
     MaxPool,
     MaxUnpool,
+    NonMaxSuppression,
     Padding,
     Relu,
     Reshape,
@@ -48,7 +49,7 @@ from demitasse.writers.tflite.padding import SAME, VALID, Axis, rule
 
 LACKING = [one for one in CASES if one.ops & LIMITS.keys()]
 WRITABLE = [one for one in CASES if Layout.CHANNELS_FIRST not in one.layouts and one not in LACKING]
-DYNAMIC = [one for one in WRITABLE if one.dynamic]
+DYNAMIC = [one for one in WRITABLE if one.dynamic and NonMaxSuppression not in one.ops]
 TOLERANCE = 1e-5
 
 # What XNNPACK has no operator for; everything else runs in it, whole.
@@ -59,7 +60,7 @@ OUTSIDE_XNNPACK = """
     slice_backwards_steps top_k top_k_rank_4 top_k_inner_axis top_k_all top_k_places_only
     reduce_prod_ends reduce_prod_space_kept
 """.split()
-OUTSIDE_XNNPACK_KINDS = ("arg_max", "cast", "compare", "gather", "resize_nearest", "tile")
+OUTSIDE_XNNPACK_KINDS = ("arg_max", "cast", "compare", "gather", "non_max_suppression", "resize_nearest", "tile")
 IN_XNNPACK = [
     one
     for one in WRITABLE
@@ -492,6 +493,11 @@ def test_a_limit_is_stated_with_its_place(name: str) -> None:
     graph, message = LIMITED[name]
     (found,) = offences(graph)
     assert str(found).startswith(message)
+
+
+def test_suppression_needs_a_fixed_batch() -> None:
+    (found,) = offences(case("non_max_suppression_classes").dynamic_graph)
+    assert found.reason == "TFLite suppresses the boxes of one sample at a time: give --batch a number"
 
 
 def test_a_result_with_two_axes_of_unknown_size_is_a_limit() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cases import CASES, Case
+from cases import CASES, Case, case
 from demitasse.errors import UsageError
 from demitasse.ir.document import Document, describe
 from demitasse.ir.evaluate import evaluate
@@ -25,10 +25,12 @@ from demitasse.ir.ops import (
     Elu,
     Layout,
     LeakyRelu,
+    NonMaxSuppression,
     Padding,
     PRelu,
     Reduce,
     ReduceFunction,
+    Reshape,
     Shape,
     Softmax,
     TensorType,
@@ -95,7 +97,7 @@ def operators(interpreter: Any) -> list[str]:
 def decibels(found: Array, expected: Array) -> float:
     """Returns the ratio of signal to quantization noise."""
     noise = np.square(found.astype(np.float64) - expected).sum()
-    return float(10 * np.log10(np.square(expected).sum() / max(noise, 1e-30)))
+    return float(10 * np.log10(np.square(expected.astype(np.float64)).sum() / noise)) if noise else np.inf
 
 
 def chain(shape: Shape, *steps: tuple[AnyOp, dict[str, Array]]) -> Graph:
@@ -267,6 +269,27 @@ def test_an_activation_before_an_output_stays_real(op: AnyOp, tmp_path: Path) ->
     graph, x = chain((1, 8), (Dense(), weights), (op, {})), uniform(1, 8)
     names = operators(opened(quantized(graph, tmp_path / "net.tflite", {"x": x})))
     assert names[:3] == ["QUANTIZE", "FULLY_CONNECTED", "DEQUANTIZE"]
+
+
+def test_boxes_are_decoded_and_chosen_with_real_numbers(tmp_path: Path) -> None:
+    one = case("non_max_suppression_classes")
+    graph, inputs = Graph("detector"), {**one.inputs, "x": uniform(2, 5, 4, 4)}
+    graph.add_input("x", TensorType((2, 5, 4, 4)))
+    graph.add_input("scores", TensorType(inputs["scores"].shape))
+    del inputs["boxes"]
+    op, weights = conv(uniform(4, 4, 1, 1), np.zeros(4))
+    names = [graph.add_weight(f"heads/{role}", array) for role, array in weights.items()]
+    origin = Origin("detector", "DetectionOutput")
+    graph.add(op, ["x", *names], "heads", origin)
+    graph.add(Reshape((2, 20, 4)), ["heads"], "places", origin)
+    graph.add_weight("priors", uniform(1, 20, 4))
+    graph.add(Binary(BinaryFunction.ADD), ["places", "priors"], "boxes", origin)
+    graph.outputs.append(graph.add(NonMaxSuppression(0.5, 0.4), ["boxes", "scores"], "kept", origin))
+    interpreter = opened(quantized(graph, tmp_path / "net.tflite", inputs))
+    assert operators(interpreter)[:5] == ["QUANTIZE", "CONV_2D", "DEQUANTIZE", "RESHAPE", "ADD"]
+    assert operators(interpreter).count("QUANTIZE") == 1
+    details = {detail["name"]: detail["dtype"] for detail in interpreter.get_tensor_details()}
+    assert (details["heads"], details["boxes"], details["scores"]) == (np.int8, np.float32, np.float32)
 
 
 def test_a_maximum_over_an_image_is_a_pool(tmp_path: Path) -> None:

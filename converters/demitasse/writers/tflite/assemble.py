@@ -11,7 +11,7 @@ from demitasse.ir.document import Document
 from demitasse.ir.graph import Graph
 from demitasse.ir.ops import Layout, SpatialOp
 from demitasse.writers.tflite.emitters import EMITTERS
-from demitasse.writers.tflite.integer import INTEGER_EMITTERS, stays_real
+from demitasse.writers.tflite.integer import INTEGER_EMITTERS, real_nodes
 from demitasse.writers.tflite.lowering import Lowering
 from demitasse.writers.tflite.model import ModelBuilder, Tensor
 
@@ -61,12 +61,13 @@ def assemble(graph: Graph, document: Document | None = None, *, half: bool = Fal
     _check_layout(graph)
     model = ModelBuilder(half=half)
     to = Lowering(graph, model)
-    emitters = INTEGER_EMITTERS if integer else EMITTERS
+    kept = real_nodes(graph) if integer else frozenset()
     real: set[str] = set()
     for node in graph.nodes:
         before = len(model.operators)
+        emitters = INTEGER_EMITTERS if integer and node.outputs[0] not in kept else EMITTERS
         emitters[type(node.op)](to, node.op, node)
-        if integer and stays_real(to, node):
+        if node.outputs[0] in kept:
             real.update(tensor.name for operator in model.operators[before:] for tensor in operator.outputs)
     inputs = {name: to.read(name) for name in graph.inputs}
     outputs = {name: to.read(name) for name in graph.outputs}

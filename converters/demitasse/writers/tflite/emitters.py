@@ -7,7 +7,7 @@ from typing import Any
 
 from demitasse.ir import ops
 from demitasse.ir.graph import Node
-from demitasse.writers.tflite import convolution, elementwise, images, pooling, structure
+from demitasse.writers.tflite import convolution, detection, elementwise, images, pooling, structure
 from demitasse.writers.tflite.lowering import Lowering
 
 __all__ = ["EMITTERS", "Emitter"]
@@ -38,6 +38,7 @@ EMITTERS: dict[type[ops.AnyOp], Emitter] = {
     ops.Reduce: structure.emit_reduce,
     ops.ArgMax: structure.emit_arg_max,
     ops.TopK: structure.emit_top_k,
+    ops.NonMaxSuppression: detection.emit_non_max_suppression,
     ops.Concat: structure.emit_concat,
     ops.Slice: structure.emit_slice,
     ops.Pad: structure.emit_pad,

@@ -13,7 +13,7 @@ import math
 import numpy as np
 
 from demitasse.ir import ops
-from demitasse.ir.graph import Node
+from demitasse.ir.graph import Graph, Node
 from demitasse.ir.ops import (
     Activation,
     BinaryFunction,
@@ -28,7 +28,7 @@ from demitasse.writers.tflite.emitters import EMITTERS, Emitter
 from demitasse.writers.tflite.lowering import FUSED, Lowering
 from demitasse.writers.tflite.model import Tensor
 
-__all__ = ["INTEGER_EMITTERS", "stays_real"]
+__all__ = ["INTEGER_EMITTERS", "real_nodes"]
 
 NONE, RELU, RELU_N1_TO_1, RELU6 = 0, 1, 2, 3  # `ActivationFunctionType` in schema.fbs
 
@@ -46,14 +46,50 @@ _REAL_FUNCTIONS = frozenset(UnaryFunction) - {
 }
 
 
-def stays_real(to: Lowering, node: Node) -> bool:
-    """Tell whether all operators of a node compute with real numbers in a quantized model.
+# What comes of a choice is no signal that 8 bits could hold: labels, places, what was selected.
+_CHOICES = ops.Compare | ops.Where | ops.ArgMax | ops.TopK | ops.NonMaxSuppression
+
+# Where a detector's own arithmetic begins, seen from its end.
+_LAYERS = ops.Conv | ops.ConvTranspose | ops.Dense | ops.MaxPool | ops.AveragePool | ops.Lrn | ops.Softmax
+
+
+def real_nodes(graph: Graph) -> frozenset[str]:
+    """Collect the nodes, by their first result, that compute with real numbers in a quantized model.
+
+    Those are operations that have no 8-bit meaning, everything that depends on a choice, and the decoding of boxes
+    before a non-maximum suppression: with 8 bits a coordinate is no finer than 1/256 of the image.
+    """
+    real: set[str] = set()
+    chosen: set[str] = set()
+    for node in graph.nodes:
+        follows = not chosen.isdisjoint(node.inputs)
+        if follows or isinstance(node.op, _CHOICES):
+            chosen.update(node.outputs)
+        if follows or _has_no_meaning(graph, node):
+            real.add(node.outputs[0])
+    if not any(isinstance(node.op, ops.NonMaxSuppression) for node in graph.nodes):
+        return frozenset(real)
+    wanted = {name for node in graph.nodes if not chosen.isdisjoint(node.outputs) for name in node.inputs}
+    consumers = graph.consumers()
+    for node in reversed(graph.nodes):
+        readers = [reader for name in node.outputs for reader in consumers.get(name, [])]
+        decodes = readers and all(reader.outputs[0] in real for reader in readers)
+        if decodes and wanted.intersection(node.outputs) and not isinstance(node.op, _LAYERS):
+            real.add(node.outputs[0])
+            wanted.update(node.inputs)
+    return frozenset(real)
+
+
+def _has_no_meaning(graph: Graph, node: Node) -> bool:
+    """Tell whether an operation loses its meaning in 8 bits.
 
     Places of maxima tie in 8 bits where they don't in 32; a matrix of weights that `BATCH_MATMUL` reads is quantized
     by rows of the wrong side by ai-edge-quantizer.
     """
     match node.op:
-        case ops.Lrn() | ops.Compare() | ops.MaxUnpool() | ops.Cast() | ops.ArgMax() | ops.TopK():
+        case op if isinstance(op, _CHOICES):
+            return True
+        case ops.Lrn() | ops.MaxUnpool() | ops.Cast():
             return True
         case ops.Unary(function=function):
             return function in _REAL_FUNCTIONS
@@ -62,9 +98,9 @@ def stays_real(to: Lowering, node: Node) -> bool:
         case ops.Binary(function=BinaryFunction.POW):
             return True
         case ops.Binary(function=BinaryFunction.DIV):
-            return node.inputs[1] not in to.graph.weights
+            return node.inputs[1] not in graph.weights
         case ops.MatMul():
-            return node.inputs[1] in to.graph.weights and not structure.is_dense(to.graph, node)
+            return node.inputs[1] in graph.weights and not structure.is_dense(graph, node)
         case _:
             return False
 
@@ -151,7 +187,7 @@ def emit_unary(to: Lowering, op: ops.Unary, node: Node) -> None:
 
 def emit_binary(to: Lowering, op: ops.Binary, node: Node) -> None:
     """Emit `max(a, b) = b + relu(a - b)`, `min(a, b) = a - relu(a - b)`, and a quotient as a product."""
-    if op.function not in (BinaryFunction.MAX, BinaryFunction.MIN, BinaryFunction.DIV) or stays_real(to, node):
+    if op.function not in (BinaryFunction.MAX, BinaryFunction.MIN, BinaryFunction.DIV):
         elementwise.emit_binary(to, op, node)
         return
     left = to.read(node.inputs[0])

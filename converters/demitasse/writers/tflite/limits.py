@@ -18,9 +18,6 @@ __all__ = ["LIMITS", "offences"]
 # Operations that have no emitter at all, with the reason.
 LIMITS: dict[type[ops.AnyOp], str] = {
     ops.RoiMaxPool: "TFLite has no operator that pools regions: cut the net before it with --outputs",
-    ops.NonMaxSuppression: (
-        "TFLite suppresses boxes of one class of one sample at a time: cut the net before it with --outputs"
-    ),
 }
 
 Check = Callable[[Graph, Node, Any], Iterator[str]]
@@ -55,6 +52,11 @@ def _check_batch(graph: Graph) -> Iterator[Offence]:
                 f"RESHAPE infers one axis, and {axes} axes of the result depend on the batch: give --batch a number"
             )
             yield Offence(node.origin.where, reason)
+
+
+def _check_suppression(graph: Graph, _node: Node, _op: ops.NonMaxSuppression) -> Iterator[str]:
+    if graph.batch_is_dynamic:
+        yield "TFLite suppresses the boxes of one sample at a time: give --batch a number"
 
 
 def _check_kernel(graph: Graph, node: Node, what: str) -> Iterator[str]:
@@ -114,6 +116,7 @@ _CHECKS: dict[type[ops.AnyOp], Check] = {
     ops.AveragePool: _check_image,
     ops.Resize: _check_image,
     ops.MaxUnpool: _check_max_unpool,
+    ops.NonMaxSuppression: _check_suppression,
 }
 
 # The highest rank that a kernel of LiteRT takes.
