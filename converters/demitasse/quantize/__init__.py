@@ -1,1 +1,1 @@
-"""Finds the ranges of activations from calibration data, and names the recipes that use them."""
+"""Finds the ranges of activations from calibration data."""
