@@ -142,7 +142,17 @@ def test_the_source_is_run_twice(residual: Net) -> None:
     (witness,) = report.runtimes
     assert witness.runtime.startswith("OpenCV")
     assert all(layer.passed and layer.metrics for layer in witness.layers)
-    assert not residual.compare(residual.onnx, independent=False).runtimes
+    alone = residual.compare(residual.onnx, independent=False)
+    assert not alone.runtimes
+    assert kinds(alone, Severity.NOTE) == ["no-second-opinion"]
+
+
+def test_a_source_that_only_the_evaluator_runs_says_so(zoo: Path, tmp_path: Path) -> None:
+    source = zoo / "keras" / "openmv_mnist_cnn" / "model.h5"
+    made = convert(source, out=tmp_path / "mnist.onnx")
+    report = compare([made.artifacts[0].path], source, inputs=Random(1))
+    assert report.passed
+    assert kinds(report, Severity.WARNING) == ["no-second-opinion"]
 
 
 def test_folded_layers_say_into_what(residual: Net) -> None:

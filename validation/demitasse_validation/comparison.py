@@ -110,7 +110,10 @@ def compare(
         evaluator=run.evaluator.runtime,
         runtimes=opinions,
         artifacts=reports,
-        findings=tuple(_findings(documents, files, contract, tolerances, used)),
+        findings=(
+            *_findings(documents, files, contract, tolerances, used),
+            *_lone_evaluator(source_format(source), wanted=independent, found=bool(witnesses)),
+        ),
         seconds=time.perf_counter() - start,
     )
 
@@ -225,6 +228,14 @@ class _Run:
             if not self.inputs.kind.startswith("noise"):
                 raise
             raise UsageError(f"random inputs don't suit this net: {error}; give --inputs FILE.npz") from error
+
+
+def _lone_evaluator(format_name: str, *, wanted: bool, found: bool) -> Iterator[Finding]:
+    """Say where the evaluator's reading of the source is all that there is."""
+    if not found:
+        reason = f"there is no other runtime for {format_name} sources" if wanted else "as asked for"
+        message = f"the source was run in the evaluator alone ({reason}): a source that is misread would not be noticed"
+        yield Finding(Severity.WARNING if wanted else Severity.NOTE, "no-second-opinion", message)
 
 
 def _findings(
