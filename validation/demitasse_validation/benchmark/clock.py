@@ -1,0 +1,67 @@
+"""Takes the time of single calls: warm-up until nothing gets faster, and blocks of samples."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import NamedTuple
+
+__all__ = ["Warmth", "block", "timed", "warm_up"]
+
+# A window is as many calls as fill this time, and no fewer than three.
+WINDOW_SECONDS, WINDOW_CALLS = 0.02, 3
+
+# Warm means that these many windows in a row were none of them this much faster than the best before them.
+STEADY_WINDOWS, FASTER_BY = 3, 0.02
+
+# A call before each block that isn't counted, as another process had the caches; slow ones heat them on the way.
+UNCOUNTED_SHARE = 0.2
+
+Clock = Callable[[], int]
+
+
+class Warmth(NamedTuple):
+    """What warming up took, and whether it came to an end by itself: nothing got faster any more."""
+
+    calls: int
+    seconds: float
+    settled: bool
+
+
+def timed(call: Callable[[], object], clock: Clock = time.perf_counter_ns) -> float:
+    """Return the seconds that one call takes."""
+    start = clock()
+    call()
+    return (clock() - start) / 1e9
+
+
+def warm_up(call: Callable[[], object], limit: float, clock: Clock = time.perf_counter_ns) -> Warmth:
+    """Call until it gets no faster any more, or `limit` seconds are over."""
+    best, steady, calls, spent = float("inf"), 0, 0, 0.0
+    while steady < STEADY_WINDOWS:
+        if spent >= limit:
+            return Warmth(calls, spent, settled=False)
+        samples: list[float] = []
+        while len(samples) < WINDOW_CALLS or sum(samples) < WINDOW_SECONDS:
+            samples.append(timed(call, clock))
+        calls, spent = calls + len(samples), spent + sum(samples)
+        now = median(samples)
+        steady = 0 if now < best * (1 - FASTER_BY) else steady + 1
+        best = min(best, now)
+    return Warmth(calls, spent, settled=True)
+
+
+def block(call: Callable[[], object], seconds: float, clock: Clock = time.perf_counter_ns) -> list[float]:
+    """Return the seconds of each call, one call after the other, for at least the time that is asked for.
+
+    The first call isn't counted if it is short: another model ran before it, and had the caches.
+    """
+    samples = [timed(call, clock)]
+    if samples[0] < seconds * UNCOUNTED_SHARE:
+        samples.clear()
+    spent = sum(samples)
+    while spent < seconds or not samples:
+        samples.append(timed(call, clock))
+        spent += samples[-1]
+    return samples

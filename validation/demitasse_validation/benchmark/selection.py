@@ -1,0 +1,87 @@
+"""Which engines run which models on the device that is asked for; what can't run says what was looked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from demitasse.errors import UsageError
+from demitasse_validation.benchmark.engines import EngineKind, engines_for
+from demitasse_validation.benchmark.lane import why_absent
+
+__all__ = ["DEVICES", "Contender", "select"]
+
+DEVICES = ("auto", "cpu", "gpu")
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A model and the engine that it is timed in; `weights` is the second file of a source that has two."""
+
+    path: Path
+    kind: EngineKind
+    weights: Path | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.path.name} in {self.kind.name}"
+
+
+def select(
+    artifacts: Sequence[Path],
+    *,
+    source: Path | None = None,
+    weights: Path | None = None,
+    device: str = "auto",
+    engines: Sequence[str] = (),
+) -> list[Contender]:
+    """Pair every artifact with the engines that run it on a device.
+
+    Args:
+        artifacts: the models; of each, every engine that fits.
+        source: a Caffe net, which OpenCV is timed on as a yardstick; it runs on the CPU, whatever the device.
+        weights: the source's weights.
+        device: `cpu`, `gpu`, or `auto`: a graphics card for each model that an engine can use one for.
+        engines: names of `engines.ENGINES`; by default all that run without being asked for.
+
+    Raises:
+        UsageError: a file is missing or of no known kind, no engine of those named runs it, or the device isn't there;
+            all that is wrong is listed.
+    """
+    given = [path for path in (*artifacts, source, weights) if path is not None]
+    if missing := [path for path in given if not path.exists()]:
+        raise UsageError("\n  ".join(["there is no such file:", *map(str, missing)]))
+    search = _Search(tuple(engines))
+    chosen = [contender for path in artifacts for contender in search.find(path, device)]
+    if source is not None:
+        chosen += [Contender(source, each.kind, weights) for each in search.find(source, "cpu")]
+    if search.faults:
+        where = "on a graphics card" if device == "gpu" else "here"
+        raise UsageError("\n  ".join([f"can't run {where}:", *search.faults]))
+    return chosen
+
+
+class _Search:
+    """Looks for engines; each is asked once whether it can run on this machine."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = names
+        self.faults: list[str] = []
+        self._absent: dict[str, str | None] = {}
+
+    def find(self, path: Path, device: str) -> list[Contender]:
+        reasons: list[str] = []
+        for where in ("gpu", "cpu") if device == "auto" else (device,):
+            kinds = engines_for(path, where, self.names)
+            usable = [kind for kind in kinds if self._reason(kind) is None]
+            if usable:
+                return [Contender(path, kind) for kind in usable]
+            reasons += [f"{kind.name}: {self._reason(kind)}" for kind in kinds]
+        self.faults += [f"{path}: {reason}" for reason in reasons or ["no engine of those named runs it there"]]
+        return []
+
+    def _reason(self, kind: EngineKind) -> str | None:
+        if kind.name not in self._absent:
+            self._absent[kind.name] = None if kind.is_always_there else why_absent(kind)
+        return self._absent[kind.name]
