@@ -231,6 +231,14 @@ def test_inspect_lists_layers_without_weights(capsys: pytest.CaptureFixture[str]
     assert said["parameters"] > 0
 
 
+def test_inspect_explains_what_each_target_makes_of_a_trap(capsys: pytest.CaptureFixture[str]) -> None:
+    net = GOLDEN / "pool_ave_ceil_clip"
+    assert main(["inspect", str(net / "net.prototxt"), "--explain", "--json"]) == 0
+    (trap, *_) = json.loads(capsys.readouterr().out)["traps"]
+    assert "net.prototxt:3" in trap["where"]
+    assert trap["targets"]["onnx"] == trap["targets"]["tflite"] == "exact"
+
+
 def test_a_bug_of_ours_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("oh")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("source", metavar="SOURCE|ARTIFACT", type=Path)
     parser.add_argument("weights", metavar="WEIGHTS", type=Path, nargs="?")
+    parser.add_argument(
+        "--explain",
+        action="store_true",
+        help="list the traps that apply to each layer, and what each target makes of them",
+    )
     parser.add_argument("--graph", action="store_true", help="print the graph that the source is read into")
     options.add_source(parser)
     return parser
@@ -52,15 +58,21 @@ def run(arguments: argparse.Namespace) -> int:
 
         print(dump(graph))
         return 0
+    if arguments.explain:
+        traps = _with_targets(graph, traps)
     rows = _rows(graph)
     if arguments.json:
         print(json.dumps(_summary(graph) | {"layers": rows, "traps": traps}, ensure_ascii=False))
-    else:
-        _print_table(graph, rows, traps)
+        return 0
+    _print_table(graph, rows)
+    if arguments.explain:
+        _print_traps(traps)
+    elif traps:
+        print(f"{len(traps)} traps apply; --explain lists them")
     return 0
 
 
-def _read(arguments: argparse.Namespace) -> tuple[Graph, list[dict[str, str]]]:
+def _read(arguments: argparse.Namespace) -> tuple[Graph, list[dict[str, Any]]]:
     """Read the source, without weights if none are given, along with the traps that its reader knows of."""
     from demitasse.readers import READERS, read, source_format
 
@@ -76,6 +88,44 @@ def _read(arguments: argparse.Namespace) -> tuple[Graph, list[dict[str, str]]]:
         arguments.source, arguments.weights, allow_missing_weights=arguments.weights is None, **read_options
     )
     return reading.graph, [{"where": trap.origin.where, "trap": trap.message} for trap in reading.traps]
+
+
+def _with_targets(graph: Graph, traps: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add to each trap what every float target makes of its layer: exact, approximated, or refused and why."""
+    from demitasse.conversion import DEFAULT_TARGETS
+    from demitasse.targets import TARGETS, lower, simplify
+
+    simplified = simplify(graph)
+    refused: dict[str, dict[str, str]] = {}
+    for name, target in TARGETS.items():
+        is_missing = target.needs is not None and importlib.util.find_spec(target.needs[0]) is None
+        if name not in DEFAULT_TARGETS or is_missing:
+            continue
+        found = target.offences(lower(simplified, target))
+        refused[name] = {offence.where: offence.reason for offence in found}
+    noted = [note.partition(": ")[0] for note in graph.notes]
+    return [
+        trap
+        | {
+            "targets": {
+                name: f"refused: {reasons[trap['where']]}"
+                if trap["where"] in reasons
+                else "approximated"
+                if trap["where"] in noted
+                else "exact"
+                for name, reasons in refused.items()
+            }
+        }
+        for trap in traps
+    ]
+
+
+def _print_traps(traps: list[dict[str, Any]]) -> None:
+    for trap in traps:
+        print(f"trap: {trap['where']}: {trap['trap']}")
+        print("      " + ", ".join(f"{name} {what}" for name, what in trap["targets"].items()))
+    if not traps:
+        print("no traps apply")
 
 
 def _rows(graph: Graph) -> list[dict[str, Any]]:
@@ -117,7 +167,7 @@ def _summary(graph: Graph) -> dict[str, Any]:
     }
 
 
-def _print_table(graph: Graph, rows: list[dict[str, Any]], traps: list[dict[str, str]]) -> None:
+def _print_table(graph: Graph, rows: list[dict[str, Any]]) -> None:
     name_width = max([5, *(len(row["name"]) for row in rows)])
     type_width = max([4, *(len(row["type"]) for row in rows)])
     print(f"{'layer':{name_width}}  {'type':{type_width}}  {'parameters':>11}  {'MMACs':>9}  shape")
@@ -134,8 +184,6 @@ def _print_table(graph: Graph, rows: list[dict[str, Any]], traps: list[dict[str,
     print("batch: dynamic" if summary["dynamic_batch"] else f"batch: fixed, as {summary['fixed_batch_reason']}")
     for note in graph.notes:
         print(f"note: {note}")
-    for trap in traps:
-        print(f"trap: {trap['where']}: {trap['trap']}")
 
 
 def _print_document(document: Document, as_json: bool) -> None:

@@ -51,7 +51,7 @@ def batch_norm(layer: LayerBuilder) -> None:
             return
         layer.note("use_global_stats is false, as for training; it normalizes by the recorded statistics")
     # Caffe stores sums over the batches seen, and their weight; no batch seen means statistics of zero.
-    if factor == 0:
+    if factor == 0 and layer.blob_count:
         layer.trap("its scale factor is 0: mean and variance count as 0, not as NaN")
     weight = 0.0 if factor == 0 else 1 / factor
     scale = 1 / np.sqrt(variance * weight + eps)
