@@ -241,6 +241,18 @@ def test_every_layer_without_a_reader_is_listed_with_its_fields(tmp_path: Path) 
     assert "odd_param.x: 3" in second
 
 
+def test_a_known_layer_that_can_not_be_read_says_why(tmp_path: Path) -> None:
+    net = entry("data", 4, 3) + entry("which", 4) + layer("f", "Filter", "data which", "f")
+    with pytest.raises(Unsupported, match="how many samples it gives depends on what they hold"):
+        read(*write(tmp_path, net))
+
+
+def test_a_type_of_a_v1_fork_is_found_by_its_current_spelling(tmp_path: Path) -> None:
+    net = 'layers { name: "p" type: SHUFFLE_CHANNEL bottom: "data" top: "p" shuffle_channel_param { group: 2 } }'
+    graph = read(*write(tmp_path, 'input: "data" input_dim: 1 input_dim: 4 input_dim: 2 input_dim: 2 ' + net))
+    assert graph.layers[-1].origin.kind == "ShuffleChannel"
+
+
 def test_every_parameter_that_nobody_read_is_listed(tmp_path: Path) -> None:
     net = entry("data", 1, 3, 4, 4)
     net += layer("conv", "Convolution", "data", "c", "convolution_param { num_output: 2 kernel_size: 1 twist: 2 }")
@@ -516,6 +528,30 @@ def proposed(scores: Array, deltas: Array, info: Array) -> tuple[Array, Array]:
     return regions, points
 
 
+def yolo_rows(coarse: Array, fine: Array) -> Array:
+    """Detects as YOLOv3 does: 2 classes, 2 boxes a cell, grids of 2 x 2 and 3 x 3 cells over 64 and 48 pixels."""
+    anchors = np.array([[10, 14], [23, 27], [37, 58], [81, 82]], np.float64)
+    found = []
+    for grid, mask, pixels in ((coarse, (2, 3), 64), (fine, (0, 1), 48)):
+        side = grid.shape[2]
+        for box, i, j in itertools.product(range(2), range(side), range(side)):
+            values = grid[0].reshape(2, 7, side, side)[box, :, i, j].astype(np.float64)
+            centre = (sigmoid(values[:2]) + np.array([j, i])) / side
+            half = np.exp(values[2:4]) * anchors[mask[box]] / pixels / 2
+            for label, score in enumerate(sigmoid(values[5:]) * sigmoid(values[4])):
+                if score > 0.3:
+                    found.append((float(score), label + 1, np.concatenate([centre - half, centre + half])))
+    rows: list[tuple[float, int, Array]] = []
+    for row in sorted(found, key=lambda row: -row[0]):
+        if all(overlap(row[2], other[2]) < 0.4 for other in rows):
+            rows.append(row)
+    table = np.full((26, 7), -1.0)
+    table[:, 0] = 0
+    for at, (score, label, corners) in enumerate(rows):
+        table[at] = 0, label, score, *corners
+    return table[None, None]
+
+
 def detection_case(code: str, *, shared: bool) -> LayerCase:
     corners = np.sort(RANDOM.uniform(0, 1, (6, 2, 2)), axis=1).reshape(1, -1)
     priors = np.concatenate([corners, RANDOM.uniform(0.1, 0.3, (1, 24))])[None].astype(np.float32)
@@ -630,6 +666,38 @@ LAYERS = {
         (np.abs(noise(1, 2, 3, 4)), 0.4 * noise(1, 4, 3, 4), np.array([[28, 36, 2]], np.float32)),
         proposed,
         tops=2,
+    ),
+    "yolo": LayerCase(
+        "Yolov3DetectionOutput",
+        """yolov3_detection_output_param { num_classes: 2 num_box: 2 mask_group_num: 2 mask: 2 mask: 3 mask: 0 mask: 1
+            confidence_threshold: 0.3 nms_threshold: 0.4 anchors_scale: 32 anchors_scale: 16 biases: 10 biases: 14
+            biases: 23 biases: 27 biases: 37 biases: 58 biases: 81 biases: 82 }""",
+        (noise(1, 14, 2, 2), noise(1, 14, 3, 3)),
+        yolo_rows,
+    ),
+    "convolution over frames": LayerCase(
+        "Convolution3D",
+        "convolution_param { num_output: 3 kernel_size: 1 kernel_depth: 2 stride: 2 temporal_stride: 1 }",
+        (noise(1, 2, 4, 4, 6),),
+        lambda x, kernel, bias: (
+            bias[:, None, None, None]
+            + np.stack(
+                [np.einsum("oct,ncthw->nohw", kernel[..., 0, 0], x[:, :, t : t + 2, ::2, ::2]) for t in range(3)], 2
+            )
+        ),
+        (noise(3, 2, 2, 1, 1), noise(3)),
+    ),
+    "pooling over frames": LayerCase(
+        "Pooling3D",
+        "pooling_param { pool: MAX kernel_size: 2 kernel_depth: 2 stride: 2 temporal_stride: 2 }",
+        (noise(1, 2, 4, 4, 6),),
+        lambda x: x.reshape(1, 2, 2, 2, 2, 2, 3, 2).max((3, 5, 7)),
+    ),
+    "continuation": LayerCase(
+        "ContinuationIndicator",
+        "continuation_indicator_param { time_step: 3 axis: 1 }",
+        (noise(3, 2, 4),),
+        lambda x: np.array([[0, 0], [1, 1], [1, 1]]),
     ),
     "convolution along an axis of its own": LayerCase(
         "Convolution",

@@ -11,6 +11,7 @@ from demitasse.ir.graph import Graph, SourceLayer, infer_types, live_names
 from demitasse.ir.ops import Shape, ShapeError, TensorType
 from demitasse.readers.caffe.builder import Assembly, LayerBuilder, Trap, origin_of
 from demitasse.readers.caffe.deploy import DeployNet
+from demitasse.readers.caffe.layers import REFUSED
 from demitasse.readers.caffe.net import Layer, NetInput
 from demitasse.readers.caffe.registry import LayerFunction
 
@@ -151,7 +152,8 @@ def _refuse_unknown_types(steps: Iterable[Step], readers: Mapping[str, LayerFunc
             said = f" (its fields: {fields})" if fields else ""
             near = difflib.get_close_matches(layer.type, list(readers), n=1)
             hint = f", did you mean {near[0]!r}?" if near else ""
-            reason = f"no reader for the layer type {layer.type!r}{hint}{said}"
+            known = REFUSED.get(layer.type)
+            reason = known or f"no reader for the layer type {layer.type!r}{hint}{said}"
             offences.append(Offence(origin_of(layer.name, layer.type, layer.where).where, reason))
     if offences:
         raise Unsupported("layer types without a reader; a --plugin file can add one", offences)

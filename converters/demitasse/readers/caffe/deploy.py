@@ -64,6 +64,7 @@ def deploy(net: Net, known: Iterable[str] = ()) -> DeployNet:
         net: what the files say.
         known: types that a reader is there for, and that therefore stay.
     """
+    net = replace(net, layers=tuple(_spelled_as_known(layer, known) for layer in net.layers))
     if net.path == net.weights:
         # A snapshot's layers carry the phase of the net that was trained, whatever they are used for now.
         for layer in net.layers:
@@ -87,6 +88,15 @@ def deploy(net: Net, known: Iterable[str] = ()) -> DeployNet:
         preprocessing=preprocessing,
         notes=tuple(notes),
     )
+
+
+def _spelled_as_known(layer: Layer, known: Iterable[str]) -> Layer:
+    """Spell the type of a fork's V1 layer (`CONVOLUTION3D`) as its current one (`Convolution3D`), if there is one."""
+    if layer.type in known or layer.type in DATA_LAYERS or layer.type != layer.type.upper():
+        return layer
+    bare = layer.type.replace("_", "").lower()
+    fitting = [name for name in (*known, *DATA_LAYERS) if name.lower() == bare]
+    return replace(layer, type=fitting[0]) if len(fitting) == 1 else layer
 
 
 def _is_source(layer: Layer) -> bool:
@@ -146,6 +156,8 @@ class _Feed:
         self._layer = layer
         self._net = net
         self._data = layer.param(DATA_LAYERS.get(layer.type, "python_param"))
+        if layer.type == "VideoData" and "image_data_param" in layer.params:
+            self._data = layer.param("image_data_param")  # C3D's spelling
         self._transform = layer.param("transform_param")
 
     @property
@@ -175,12 +187,11 @@ class _Feed:
     def _image_shape(self) -> tuple[int, ...] | None:
         """Return the shape of one sample in a batch, as far as the file tells it."""
         channels, size = self._channels(), self._crop() or self._stated_size()
-        return None if channels is None or size is None else (1, channels, *size)
+        frames = self._data.integer("new_length", 0)
+        return None if channels is None or size is None else (1, channels, *((frames,) if frames else ()), *size)
 
     def _crop(self) -> Size | None:
-        side = self._transform.integer("crop_size")
-        if self._layer.type == "WindowData" and "crop_size" in self._data:
-            side = self._data.integer("crop_size")
+        side = self._transform.integer("crop_size") or self._data.integer("crop_size", 0)
         height = self._transform.integer("crop_h") or side
         width = self._transform.integer("crop_w") or side
         return Size(height, width) if height and width else None

@@ -21,7 +21,7 @@ from demitasse.readers.caffe.layers import (
 )
 from demitasse.readers.caffe.registry import LayerFunction, collect
 
-__all__ = ["LAYERS"]
+__all__ = ["LAYERS", "REFUSED"]
 
 LAYERS: dict[str, LayerFunction] = collect(
     vars(family)
@@ -41,3 +41,11 @@ LAYERS: dict[str, LayerFunction] = collect(
     )
 )
 """The reader of each layer type."""
+
+REFUSED: dict[str, str] = {
+    "Filter": "how many samples it gives depends on what they hold, and a graph has fixed shapes",
+    "Region": "it decodes boxes for code outside the net; cut the net at its bottom",
+    "RegionYolo": "it decodes boxes for code outside the net; cut the net at its bottom",
+    "YoloDetectionOutput": "forks differ in how it sorts and counts boxes; cut the net at its bottom",
+}
+"""Layer types that are known and can't be read, with the reason."""

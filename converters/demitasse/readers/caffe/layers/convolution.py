@@ -143,6 +143,26 @@ def deconvolution(layer: LayerBuilder) -> None:
         _emit_batched(layer, op, x, axis, kernel, *bias)
 
 
+@reads("Convolution3D")
+def convolution_3d(layer: LayerBuilder) -> None:
+    """Convolve over frames, rows and columns (C3D's fork)."""
+    param = layer.param("convolution3d_param" if "convolution3d_param" in layer.params else "convolution_param")
+    shape = layer.shape(layer.x)
+    if len(shape) != 5:
+        raise layer.malformed(f"its input has to be N, C, frames, H, W, and is of shape {shape}")
+    side, out, groups = param.integers("kernel_size")[-1:], param.integer("num_output", 0), param.integer("group")
+    kernel = (param.integer("kernel_depth", 1), *side, *side)
+    stride = (param.integer("temporal_stride", 1), *(param.integers("stride")[-1:] or (1,)) * 2)
+    pad = (param.integer("temporal_pad", 0), *(param.integers("pad")[-1:] or (0,)) * 2)
+    if not side or min(*kernel, *stride) < 1:
+        raise layer.malformed(f"kernel {kernel} and stride {stride} have to be positive")
+    _check_groups(layer, shape[1], out, groups)
+    weights = [layer.weight(0, "kernel", (out, shape[1] // groups, *kernel))]
+    if param.flag("bias_term"):
+        weights.append(layer.weight(1, "bias", (out,)))
+    layer.emit(Conv(stride, (1, 1, 1), tuple(Padding(edge, edge) for edge in pad), groups), layer.x, *weights)
+
+
 @reads("InnerProduct")
 def inner_product(layer: LayerBuilder) -> None:
     """Flatten from `axis` on, in C, H, W order, and multiply by a matrix."""

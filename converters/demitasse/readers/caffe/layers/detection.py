@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from demitasse.ir.ops import (
+    ArgMax,
     Binary,
     BinaryFunction,
     Cast,
@@ -19,6 +20,8 @@ from demitasse.ir.ops import (
     Gather,
     Identity,
     NonMaxSuppression,
+    Reduce,
+    ReduceFunction,
     Reshape,
     Size,
     Slice,
@@ -312,3 +315,87 @@ def _rows_of_image(
     sorted_rows = layer.inner(f"sorted_{image}")
     layer.add(TopK(rows, 0), [keys], [layer.inner(f"sorted_keys_{image}"), sorted_rows])
     return step("sorted_table", Gather(0), full, sorted_rows)
+
+
+# Yolov3DetectionOutput gives every detection that is left; an artifact needs a limit.
+MOST_DETECTIONS = 1000
+
+
+@reads("Yolov3DetectionOutput")
+def yolov3_detection_output(layer: LayerBuilder) -> None:
+    """Decode YOLOv3's grids of one image, drop boxes that better ones overlap, and give up to 1000 rows, then -1."""
+    param = layer.param("yolov3_detection_output_param")
+    grids, count = param.integer("mask_group_num"), param.integer("num_box")
+    classes = param.integer("num_classes")
+    mask, biases, scales = param.integers("mask"), param.numbers("biases"), param.integers("anchors_scale")
+    bottoms = layer.inputs(grids)
+    fits = len(mask) >= grids * count and len(scales) >= grids and classes > 0 and mask
+    if not fits or 2 * max(mask) + 1 >= len(biases) or len(mask) // grids < count:
+        raise layer.malformed(f"{len(mask)} masks, {len(biases)} biases and {len(scales)} scales for {grids} grids")
+    parts = []
+    for index, grid in enumerate(bottoms):
+        shape = layer.shape(grid)
+        if len(shape) != 4 or shape[:2] != (1, count * (5 + classes)) or shape[2] != shape[3]:
+            raise layer.malformed(f"a grid of shape {shape} for one image, {count} boxes and {classes} classes")
+        first = index * (len(mask) // grids)
+        anchors = np.array([biases[2 * box : 2 * box + 2] for box in mask[first : first + count]])
+        parts.append(_decode_grid(layer, index, grid, count, anchors / (shape[2] * scales[index])))
+    layer.fix_batch("detections of one image are sorted")
+    corners, confidence = (layer.step(what, Concat(0), *(part[at] for part in parts)) if grids > 1 else parts[0][at]
+                           for at, what in enumerate(("corners", "confidence")))  # fmt: skip
+    _emit_yolo_rows(layer, corners, confidence, param.number("confidence_threshold"), param.number("nms_threshold"))
+
+
+def _decode_grid(
+    layer: LayerBuilder, index: int, grid: str, count: int, anchors: NDArray[np.float64]
+) -> tuple[str, str]:
+    """Return the corners `[B, 4]` and the confidence in each class `[B, C]` of a grid's boxes."""
+
+    def step(what: str, op: Binary | Concat | Reshape | Slice | Transpose | Unary, *inputs: str) -> str:
+        return layer.step(f"{what}_{index}", op, *inputs)
+
+    _, channels, side, _ = layer.shape(grid)
+    apart = step("apart", Reshape((count, channels // count, side * side)), grid)
+    rows = step("rows", Reshape((-1, channels // count)), step("turned", Transpose((0, 2, 1)), apart))
+    opened = step("opened", Unary(UnaryFunction.SIGMOID), rows)
+    cells = np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1).reshape(1, -1, 2)
+    start = layer.constant(f"cells_{index}", np.tile(cells, (count, 1, 1)).reshape(-1, 2) / side)
+    share = layer.scaled(f"share_{index}", step("offset", Slice((1,), (0,), (2,)), opened), 1 / side)
+    centre = step("centre", _ADD, share, start)
+    growth = step("growth", Unary(UnaryFunction.EXP), step("stretch", Slice((1,), (2,), (4,)), rows))
+    halves = layer.constant(f"half_anchors_{index}", np.repeat(anchors / 2, side * side, axis=0))
+    half = step("half", _MUL, growth, halves)
+    corners = step("corners", Concat(1), step("low", _SUB, centre, half), step("high", _ADD, centre, half))
+    objectness = step("objectness", Slice((1,), (4,), (5,)), opened)
+    return corners, step("confidence", _MUL, step("classes", Slice((1,), (5,), (None,)), opened), objectness)
+
+
+def _emit_yolo_rows(layer: LayerBuilder, corners: str, confidence: str, threshold: float, overlap: float) -> None:
+    """Emit rows of image, label, confidence and corners, by falling confidence.
+
+    Suppression goes over all classes together, so of a box's classes only the surest can stay.
+    """
+    total = layer.shape(corners)[0]
+    rows = min(total, MOST_DETECTIONS)
+    surest = layer.step("surest", Reduce(ReduceFunction.MAX, (1,), keepdims=False), confidence)
+    label = layer.step("surest_class", ArgMax(1, keepdims=False), confidence)
+    apart = layer.step("boxes_of_image", Reshape((1, total, 4)), corners)
+    scores = layer.step("scores_of_image", Reshape((1, 1, total)), surest)
+    kept = layer.step("kept", NonMaxSuppression(overlap, threshold), apart, scores)
+    out = layer.constant("out", _OUT)
+    remaining = layer.step("remaining", Where(), layer.step("is_kept", Reshape((total,)), kept), surest, out)
+    best, places = layer.inner("best"), layer.inner("places")
+    layer.add(TopK(rows, 0), [remaining], [best, places])
+    named = layer.step("label_number", Cast(DType.FLOAT32), layer.step("label", Gather(0), label, places))
+    columns = [
+        layer.constant("image", np.zeros((rows, 1))),
+        layer.step("label_column", Reshape((rows, 1)), layer.step("named", _ADD, named, layer.constant("first", 1.0))),
+        layer.step("score_column", Reshape((rows, 1)), best),
+        layer.step("best_corners", Gather(0), corners, places),
+    ]
+    found = layer.step("found", Compare(CompareFunction.GREATER), best, layer.constant("least_score", _OUT / 2))
+    empty = layer.constant("empty", np.array([[0.0, *[-1] * 6]]))
+    table = layer.step("table", Concat(1), *columns)
+    full = layer.step("rows", Where(), layer.step("found_column", Reshape((rows, 1)), found), table, empty)
+    layer.note(f"gives {rows} rows whatever it finds, where Caffe gives one a detection; those left over hold -1")
+    layer.emit(Reshape((1, 1, rows, 7)), full)

@@ -167,6 +167,23 @@ def _emit_stochastic(layer: LayerBuilder, x: str, average: AveragePool, axes: li
     return layer.emit(Where(), positive, ratio, zero)
 
 
+@reads("Pooling3D")
+def pooling_3d(layer: LayerBuilder) -> None:
+    """Pool the maximum or mean of windows over frames, rows and columns (C3D's fork)."""
+    param = layer.param("pooling3d_param" if "pooling3d_param" in layer.params else "pooling_param")
+    shape = layer.shape(layer.x)
+    if len(shape) != 5:
+        raise layer.malformed(f"its input has to be N, C, frames, H, W, and is of shape {shape}")
+    frames = (param.integer("kernel_depth", 1), param.integer("temporal_stride", 1), param.integer("temporal_pad", 0))
+    image = (param.integer("kernel_size"), param.integer("stride"), param.integer("pad"))
+    clip = any(pad for *_, pad in (frames, image))
+    axes = [
+        pool_axis(layer, size, *geometry, ceil=True, clip=clip)
+        for size, geometry in zip(shape[2:], (frames, image, image), strict=True)
+    ]
+    emit_pool(layer, layer.x, param.enum("pool"), axes)
+
+
 @reads("SPP")
 def spatial_pyramid_pooling(layer: LayerBuilder) -> None:
     """Pool into 1, 2, 4, ... bins an axis, and join all bins into one vector a sample."""

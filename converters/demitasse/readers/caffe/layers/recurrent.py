@@ -10,7 +10,9 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from demitasse.ir.ops import Binary, BinaryFunction, Concat, Dense, Reshape, Slice, Unary, UnaryFunction
+import numpy as np
+
+from demitasse.ir.ops import Binary, BinaryFunction, Concat, Dense, Identity, Reshape, Slice, Unary, UnaryFunction
 from demitasse.readers.caffe.builder import LayerBuilder
 from demitasse.readers.caffe.registry import reads
 
@@ -140,6 +142,23 @@ def lstm_of_one_sequence(layer: LayerBuilder) -> None:
         layer.trap("no state is kept from one run to the next: each starts from zeros")
     outputs, _ = _run_lstm(layer, _cut(layer, "input", over_time, steps), cont, hidden_kernel, None, None)
     layer.emit(Reshape((steps, units)), _joined(layer, "outputs", outputs))
+
+
+@reads("ContinuationIndicator")
+def continuation_indicator(layer: LayerBuilder) -> None:
+    """Give 0 for the first time step and 1 for all others, `[T, N]`: a constant."""
+    param = layer.param("continuation_indicator_param")
+    steps, flag = param.integer("time_step"), param.flag("flag", False)
+    axis, samples = param.integer("axis", 1), param.integer("batch_size", 0)
+    if not samples:
+        shape = layer.shape(layer.x)
+        samples = shape[layer.axis(axis, len(shape))]
+    if flag or not 1 <= steps <= MAX_STEPS or samples < 1 or len(layer.bottoms) > 1:
+        raise layer.unsupported(f"an indicator of {steps} steps of {samples} samples, flag {flag}")
+    carried = np.ones((steps, samples))
+    carried[0] = 0
+    layer.fix_batch(f"it is time, {steps} steps of it")
+    layer.emit(Identity(), layer.constant("indicator", carried))
 
 
 def _run_lstm(
