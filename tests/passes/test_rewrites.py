@@ -10,7 +10,16 @@ from demitasse.ir import ops
 from demitasse.ir.graph import Graph, Merge, MergeKind, Origin, SourceLayer, Status, provenance
 from demitasse.ir.ops import BinaryFunction, Layout, Padding, ReduceFunction, TensorType
 from demitasse.ir.weights import Array
-from demitasse.passes import can_change_batch, drop_identities, fold_affine, merge_pads, prune, to_layout, with_batch
+from demitasse.passes import (
+    can_change_batch,
+    drop_identities,
+    fold_affine,
+    fold_constants,
+    merge_pads,
+    prune,
+    to_layout,
+    with_batch,
+)
 from demitasse.targets import TARGETS, lower, simplify
 
 CONV = ops.Conv(stride=(1, 1), dilation=(1, 1), pads=(Padding(1, 1),) * 2)
@@ -150,6 +159,15 @@ def residual_net(s: Sketch) -> Graph:
     s.layer(ops.Reduce(ReduceFunction.MEAN, (2, 3), True), ["soft"], "mean")
     s.layer(ops.Reshape((0, -1)), ["mean"], "flat")
     return s.done(s.layer(ops.Dense(), ["flat", s.weight("fc/kernel", 5, 8)], "fc"))
+
+
+def test_constants_of_constants_are_folded_and_recorded() -> None:
+    s = Sketch(1, 4, 8, 8)
+    s.layer(ops.Relu(), [s.weight("w", 4, 1, 1)], "a")
+    s.layer(MUL, ["a", "a"], "b")
+    graph = fold_constants(s.done(s.layer(ADD, ["data", "b"], "sum")))
+    assert kinds(graph) == ["Binary"]
+    assert [record.status for record in provenance(graph)] == [Status.FOLDED, Status.FOLDED, Status.COMPARED]
 
 
 def test_a_residual_net_changes_its_layout_without_a_transpose() -> None:

@@ -29,6 +29,8 @@ def can_change_batch(graph: Graph) -> str | None:
         # A region of interest a row beside one image, say: their number is no batch.
         spelled = ", ".join(f"{name} {list(dims)}" for name, dims in leading.items())
         return f"the leading dimensions of its inputs differ: {spelled}"
+    if not graph.nodes and not graph.batch_is_dynamic:
+        return "its layers are known to another runtime alone, and its batch is fixed"
     try:
         for batch in PROBES:
             infer_types(graph, batched_shapes(graph, batch))

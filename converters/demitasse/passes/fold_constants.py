@@ -43,6 +43,10 @@ def fold_constants(graph: Graph) -> Graph:
                 graph.fresh(f"{name}/constant"), np.asarray(array, graph.type(name).dtype.value)
             )
             result.merged[name] = Merge(MergeKind.FOLDED, constant[name])
+        # Constants of an earlier round that went into this one may be gone: say where to.
+        for name in node.inputs:
+            if name in constant:
+                result.merged[constant[name]] = Merge(MergeKind.FOLDED, constant[node.outputs[0]])
     result.outputs = list(graph.outputs)
     return result
 
