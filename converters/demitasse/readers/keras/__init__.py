@@ -15,7 +15,7 @@ from demitasse.readers.keras.dangers import Danger, Finding
 from demitasse.readers.keras.expression import Expression
 from demitasse.readers.keras.layers import LAYERS
 from demitasse.readers.keras.registry import REGISTRY, reads
-from demitasse.readers.keras.source import open_file, open_source
+from demitasse.readers.keras.source import combine, open_file
 from demitasse.readers.reading import Reading
 from demitasse.readers.registry import described
 
@@ -78,8 +78,9 @@ def explain(
     added: dict[str, LayerFunction] = {}
     for plugin in plugins:
         added |= REGISTRY.load_plugin(plugin)
-    source = open_source(path, weights)
-    _refuse_dangers(path, source.findings, expressions, added)
+    contents = [open_file(each) for each in (path, weights) if each is not None]
+    _refuse_dangers(path, [each for content in contents for each in content.findings], expressions, added)
+    source = combine(contents[0], contents[1] if weights is not None else None)
     return assemble(
         parse_model(source.config, str(path)),
         source.generation,

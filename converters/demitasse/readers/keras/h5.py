@@ -181,7 +181,7 @@ class H5Group:
         """
         found = self.find_group(path)
         if found is None:
-            raise MalformedModel(f"there is no group {path!r} in it", where=self.where)
+            raise MalformedModel(f"there is no group {path[:100]!r} in it", where=self.where)
         return found
 
     def array(self, path: str) -> StoredArray:

@@ -15,7 +15,7 @@ from demitasse.readers.keras.h5 import Extent, H5File, H5Group, is_hdf5, map_fil
 from demitasse.readers.keras.security import config_findings
 from demitasse.readers.keras.weights import NamedWeights, NumberedWeights, WeightStore
 
-__all__ = ["Content", "Source", "open_file", "open_source"]
+__all__ = ["Content", "Source", "combine", "open_file"]
 
 _LONGEST_JSON = 256 << 20
 
@@ -49,31 +49,27 @@ class Source:
     config: Mapping[str, Any]
     generation: Generation
     weights: WeightStore | None
-    findings: tuple[Finding, ...]
 
 
-def open_source(path: Path, weights: Path | None) -> Source:
-    """Open a model, whose weights may be in a file of their own.
+def combine(first: Content, second: Content | None) -> Source:
+    """Take the architecture of one file, and the weights of it or of another one.
 
     Raises:
-        MalformedModel: a file is damaged or no Keras file.
         UsageError: the first file holds no architecture, or the second no weights.
     """
-    first = open_file(path)
     if first.config is None:
         raise UsageError(
-            f"{path}: holds weights only; give the architecture first, as the .json that model.to_json() returns, "
-            "then this file"
+            f"{first.path}: holds weights only; give the architecture first, as the .json that model.to_json() "
+            "returns, then this file"
         )
-    second = open_file(weights) if weights is not None else first
-    if weights is not None and second.weights is None:
-        raise UsageError(f"{weights}: holds no weights; they come in .h5 files and .keras archives")
+    if second is not None and second.weights is None:
+        raise UsageError(f"{second.path}: holds no weights; they come in .h5 files and .keras archives")
+    held = second or first
     # A full .h5 file without a version is Keras 1's, which wrote none at first (hdf5_format.py takes it so too).
     version = first.version or ("1" if first.weights is not None and "keras_version" not in first.config else None)
-    generation = generation_of(first.config, version, second.backend or first.backend)
-    store = _store(second.weights, str(second.path), generation) if second.weights is not None else None
-    findings = first.findings if second is first else first.findings + second.findings
-    return Source(path, first.config, generation, store, findings)
+    generation = generation_of(first.config, version, held.backend or first.backend)
+    store = _store(held.weights, str(held.path), generation) if held.weights is not None else None
+    return Source(first.path, first.config, generation, store)
 
 
 def _store(group: H5Group, where: str, generation: Generation) -> WeightStore:
