@@ -133,7 +133,7 @@ def _detector(layer: LayerBuilder) -> Detector:
     nms = param.block("nms_param")
     if nms.number("eta") != 1:
         raise layer.unsupported("an eta other than 1, which lowers the threshold as boxes are kept")
-    if nms.get("soft_nms", False):
+    if nms.flag("soft_nms", False):
         raise layer.unsupported("soft_nms, which lowers scores in place of dropping boxes")
     nms.ignore("theta")
     layer.params.ignore("transform_param")  # for drawing what was detected
@@ -186,10 +186,12 @@ def detection_output(layer: LayerBuilder) -> None:
 def _check_detector(layer: LayerBuilder, detector: Detector, batch: int, count: int) -> None:
     location, confidence, _ = (layer.shape(value) for value in layer.bottoms)
     kinds = 1 if detector.shared else detector.classes
-    if count < 1 or detector.classes < 1 or math.prod(location) != batch * count * kinds * 4:
-        raise layer.malformed(f"locations of shape {location} don't fit {count} priors and {detector.classes} classes")
-    if confidence[0] != batch or math.prod(confidence) != batch * count * detector.classes:
-        raise layer.malformed(f"scores of shape {confidence} don't fit {count} priors and {detector.classes} classes")
+    fits = count >= 1 and detector.classes >= 1 and math.prod(location) == batch * count * kinds * 4
+    if not fits or confidence[0] != batch or math.prod(confidence) != batch * count * detector.classes:
+        raise layer.malformed(
+            f"locations {location} and scores {confidence} don't fit {count} priors and {detector.classes} classes; "
+            "a fork whose PriorBox lays others (FaceBoxes) needs a plugin"
+        )
     if detector.code not in ("CORNER", "CENTER_SIZE", "CORNER_SIZE"):
         raise layer.unsupported(f"boxes coded as {detector.code}")
     if detector.classes == 1 and detector.background == 0:

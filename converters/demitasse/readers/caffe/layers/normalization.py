@@ -40,7 +40,7 @@ def batch_norm(layer: LayerBuilder) -> None:
     param = layer.param("batch_norm_param")
     channels, view = _per_channel(layer.shape(layer.x))
     eps = param.number("eps")
-    if param.get("scale_bias", False):
+    if param.flag("scale_bias", False):
         raise layer.unsupported("scale_bias, whose blobs forks order differently")
     mean = layer.numbers(0, "mean", (channels,))
     variance = layer.numbers(1, "variance", (channels,))
