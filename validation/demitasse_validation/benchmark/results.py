@@ -123,6 +123,11 @@ class Result:
         return self.artifact, self.engine, self.batch, self.threads
 
     @property
+    def name(self) -> str:
+        """The model and its engine, as people are told of it."""
+        return f"{self.artifact} in {self.engine}"
+
+    @property
     def is_valid(self) -> bool:
         return not self.faults
 
@@ -130,6 +135,25 @@ class Result:
     def throughput(self) -> float:
         """Samples a second, host to host, one batch after the other."""
         return self.batch / self.latency.mean
+
+    def speed(self, judgement: Judgement | None = None) -> dict[str, Any]:
+        """Return the figures that a row of a validation's report has room for, in seconds."""
+        percentiles = {"90": self.latency.p90, "99": self.latency.p99}
+        verdict = judgement.verdict.value if judgement else ""
+        return {
+            "artifact": self.artifact,
+            "runtime": self.runtime,
+            "device": self.device,
+            "batch": self.batch,
+            "median": self.latency.median.value,
+            "bounds": [self.latency.median.low, self.latency.median.high],
+            "percentiles": {percent: value for percent, value in percentiles.items() if value is not None},
+            "throughput": self.throughput,
+            "load": self.load_seconds,
+            "first": self.first_seconds,
+            "verdict": verdict if self.is_valid else Verdict.INVALID.value,
+            "reason": "; ".join(self.faults) or (judgement.reason if judgement else ""),
+        }
 
     def __str__(self) -> str:
         if not self.is_valid:
@@ -194,6 +218,11 @@ class Report:
         """1 if a figure is invalid or missing, or something is slower than it was when it was stored."""
         slower = any(each.judgement.verdict is Verdict.SLOWER for each in self.regressions)
         return int(slower or bool(self.failures) or not all(result.is_valid for result in self.results))
+
+    def speeds(self) -> list[dict[str, Any]]:
+        """Return a row a result, as `report.write.write_report` shows them beside a validation's figures."""
+        verdicts = {(each.contender, each.batch): each.judgement for each in self.comparisons}
+        return [result.speed(verdicts.get((result.name, result.batch))) for result in self.results]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain dicts, lists, strings and numbers; `load` reads them again."""

@@ -9,13 +9,13 @@ https://github.com/mlcommons/inference_policies/blob/master/inference_rules.adoc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from demitasse_validation.benchmark.results import Result
+from demitasse_validation.benchmark.results import Report, Result
 from demitasse_validation.benchmark.statistics import samples_needed
 
-__all__ = ["Scenario", "offline", "single_stream"]
+__all__ = ["Scenario", "offline", "scenarios", "single_stream"]
 
 MIN_SECONDS = 600
 MIN_OFFLINE_SAMPLES = 24576
@@ -41,9 +41,19 @@ class Scenario:
     objections: tuple[str, ...]
 
 
+def scenarios(report: Report) -> Iterator[Scenario]:
+    """Yield each model's figures: SingleStream where it was timed at batch 1, and Offline over all of its batches."""
+    sweeps: dict[tuple[str, str], list[Result]] = {}
+    for result in report.results:
+        sweeps.setdefault((result.artifact, result.engine), []).append(result)
+    for sweep in sweeps.values():
+        yield from (single_stream(result) for result in sweep if result.batch == 1)
+        yield offline(sweep)
+
+
 def single_stream(result: Result) -> Scenario:
     """Return the figure of a run at batch 1: the upper bound of p90 that LoadGen reports after early stopping."""
-    objections = list(_faults(result))
+    objections = list(result.faults)
     needed = samples_needed(SINGLE_STREAM_PERCENTILE)
     if result.latency.count < needed:
         objections.append(f"{result.latency.count} queries of the {needed} that early stopping needs")
@@ -57,14 +67,10 @@ def single_stream(result: Result) -> Scenario:
 def offline(sweep: Sequence[Result]) -> Scenario:
     """Return the figure of one model's runs at several batches: the best of their throughputs."""
     best = max(sweep, key=lambda result: (result.is_valid, result.throughput))
-    objections = list(_faults(best))
+    objections = list(best.faults)
     samples = best.latency.count * best.batch
     if samples < MIN_OFFLINE_SAMPLES:
         objections.append(f"{samples} samples of {MIN_OFFLINE_SAMPLES}")
     if best.latency.seconds < MIN_SECONDS:
         objections.append(f"{best.latency.seconds:.0f} s of {MIN_SECONDS}")
     return Scenario("Offline", best.artifact, best.engine, best.throughput, best.batch, tuple(objections))
-
-
-def _faults(result: Result) -> tuple[str, ...]:
-    return () if result.is_valid else result.faults
