@@ -216,7 +216,8 @@ def staircase(matrix: Matrix, measure: Measure = ERROR) -> Staircase | None:
         return None
     height = 330.0
     frame = Chart(1160, height + 26 + (STRIP + 4) * len(matrix.columns), 58, 1152, 16, height - 16)
-    axis = _LogAxis.around([*values, *limits], frame.bottom, frame.top)
+    # Below a limit there is always room, so that a line that keeps it is seen to keep it.
+    axis = _LogAxis.around([*values, *limits, *(limit / 10 for limit in limits)], frame.bottom, frame.top)
     groups = _groups(matrix.rows)
     step = (frame.right - frame.left) / len(groups)
     edges = [frame.left + step * place for place in range(len(groups) + 1)]
@@ -304,7 +305,8 @@ def _dots(cells: Cells, edges: Sequence[float], axis: _LogAxis, value: Callable[
     return "".join(parts)
 
 
-GRADES = ("absent", "unused", "identity", "folded", "free", "g0", "g1", "g2", "g3", "g4", "fail")
+# All that `grade` says, from what tells least to what is worst.
+GRADES = ("absent", *(status.value for status in Status), "free", "g0", "g1", "g2", "g3", "g4", "fail")
 
 
 def _graded(cells: Cells, edges: Sequence[float]) -> Mapping[str, str]:
@@ -461,6 +463,10 @@ def _bar_text(place: int, edges: Sequence[float]) -> str:
 # --- margins ---------------------------------------------------------------------------------------------------
 
 
+# Marks nearer to each other than this are drawn as one.
+MARK = 4.0
+
+
 @dataclass(frozen=True, slots=True)
 class MarginRow:
     """The samples of one output in one artifact, by the source's lead of its best class."""
@@ -492,17 +498,29 @@ def margins(rankings: Sequence[tuple[str, Sequence[Ranked]]]) -> Margins | None:
     rows = []
     for place, (title, all_ranked) in enumerate(rankings):
         y = frame.top + row_height * (place + 0.5)
-        marks = [
-            Mark(axis.at(ranked.margin), y, _margin_text(ranked), _margin_kind(ranked))
-            for ranked in all_ranked
-            if not math.isinf(ranked.margin)
-        ]
+        marks = _margin_marks(all_ranked, axis, y)
         noise = max((ranked.noise for ranked in all_ranked), default=0.0)
-        # Faults are drawn last, so that nothing hides them.
-        order = ("agrees", "flip", "fault")
-        marks.sort(key=lambda mark: order.index(mark.kind))
         rows.append(MarginRow(title, y, marks, axis.at(noise) if noise > 0 else None))
     return Margins(frame, rows, axis.ticks())
+
+
+def _margin_marks(all_ranked: Sequence[Ranked], axis: _LogAxis, y: float) -> list[Mark]:
+    """Mark every sample; those of one kind that would cover each other are one mark. Faults are drawn last, on top."""
+    places: dict[tuple[str, float], list[Ranked]] = {}
+    for ranked in all_ranked:
+        if math.isfinite(ranked.margin):
+            x = axis.at(ranked.margin)
+            places.setdefault((_margin_kind(ranked), x - x % MARK), []).append(ranked)
+    marks = [
+        Mark(
+            axis.at(found[0].margin),
+            y,
+            _margin_text(found[0]) + (f", and {len(found) - 1} more like it" if len(found) > 1 else ""),
+            kind,
+        )
+        for (kind, _), found in places.items()
+    ]
+    return sorted(marks, key=lambda mark: ("agrees", "flip", "fault").index(mark.kind))
 
 
 def _margin_kind(ranked: Ranked) -> str:

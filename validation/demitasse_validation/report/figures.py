@@ -14,6 +14,7 @@ __all__ = [
     "agreement",
     "bound",
     "by_severity",
+    "counted",
     "covered",
     "decibels",
     "describe",
@@ -154,9 +155,14 @@ def verdict(report: Report) -> str:
     if report.passed:
         return "Every gate holds"
     artifacts = sum(not artifact.passed for artifact in report.artifacts)
-    parts = [f"{artifacts} of {len(report.artifacts)} artifacts"] if artifacts else []
+    parts = [f"{artifacts} of {counted(len(report.artifacts), 'artifact')}"] if artifacts else []
     parts += [f"the source in {runtime.runtime}" for runtime in report.runtimes if not runtime.passed]
     return f"Failed: {' and '.join(parts) or 'see the findings'}"
+
+
+def counted(count: int, what: str) -> str:
+    """Spell a number of things: `1 sample`, `16 samples`."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def titles(report: Report) -> list[str]:

@@ -10,16 +10,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from demitasse_validation.report import ArtifactReport, Finding, LayerResult, RankResult, Report, Severity
+from demitasse_validation.report import ArtifactReport, Class, Finding, LayerResult, RankResult, Report, Severity
 from demitasse_validation.report.figures import (
     agreement,
     by_severity,
+    counted,
     covered,
     figure,
     key_metric,
     measured,
     number,
     preprocessing_text,
+    score,
     seconds,
     share_text,
     size,
@@ -51,11 +53,10 @@ def to_markdown(report: Report, *, limit: int = LIMIT) -> str:
     page = _Page(limit)
     _head(page, report)
     _findings(page, report)
-    for title, artifact in zip(titles(report), report.artifacts, strict=True):
+    artifacts = list(zip(titles(report), report.artifacts, strict=True))
+    for title, artifact in sorted(artifacts, key=lambda each: each[1].passed):
         _worst_layers(page, title, artifact)
-    for title, artifact in zip(titles(report), report.artifacts, strict=True):
-        for ranks in artifact.ranks:
-            _disagreements(page, title, ranks)
+    _best_classes(page, artifacts)
     _facts(page, report)
     _every_layer(page, report)
     return page.text()
@@ -120,7 +121,7 @@ def _bytes(text: str) -> int:
 
 
 def _cut(text: str, most: int) -> str:
-    text = " ".join(text.split())
+    text = re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", "\ufffd", " ".join(text.split()))
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
@@ -167,8 +168,8 @@ def _head(page: _Page, report: Report) -> None:
     samples = report.inputs["samples"]
     page.add(f"## {_mark(report.passed)} {_plain(verdict(report))}", "the verdict")
     page.add(
-        f"{sources} ({_plain(report.source_format)}) on {len(samples)} samples ({_plain(str(report.inputs['kind']))}), "
-        f"{seconds(report.seconds)}, {_plain(report.tool)}",
+        f"{sources} ({_plain(report.source_format)}) on {counted(len(samples), 'sample')} "
+        f"({_plain(str(report.inputs['kind']))}), {seconds(report.seconds)}, {_plain(report.tool)}",
         "the source",
     )
     rows = [
@@ -179,7 +180,7 @@ def _head(page: _Page, report: Report) -> None:
             _worst_text(artifact.outputs),
             "<br>".join(f"{ranks.agreeing} of {ranks.samples}" for ranks in artifact.ranks),
             covered(artifact),
-            size(artifact.bytes),
+            size(artifact.bytes).replace(" ", "\u00a0"),
         )
         for title, artifact in zip(titles(report), report.artifacts, strict=True)
     ]
@@ -236,7 +237,7 @@ def _worst_layers(page: _Page, title: str, artifact: ArtifactReport) -> None:
             _figure(layer),
             *([number(layer.local.get("relative_to_peak", float("nan"))) if layer.local else ""] if with_local else []),
             share_text(layer),
-            figure("sqnr_db", (layer.metrics or {}).get("sqnr_db", float("nan"))),
+            figure("sqnr_db", (layer.metrics or {}).get("sqnr_db", float("nan"))).replace(" ", "\u00a0"),
             _code(layer.worst_sample or ""),
         )
         for layer in layers
@@ -253,7 +254,7 @@ def _worst_layers(page: _Page, title: str, artifact: ArtifactReport) -> None:
 def _with_others(layer: LayerResult) -> str:
     """Name a layer, and how many others are in the same tensor."""
     others = len(layer.together_with)
-    return f"{_code(layer.layer)}{f' with {others} folded into it' if others else ''}"
+    return f"{_code(layer.layer)}{f' + {others} folded in' if others else ''}"
 
 
 def _html(text: str) -> str:
@@ -261,16 +262,22 @@ def _html(text: str) -> str:
     return f"<code>{re.sub('[<>&@`*_|]', lambda found: f'&#{ord(found[0])};', _cut(text, NAME))}</code>"
 
 
-def _disagreements(page: _Page, title: str, ranks: RankResult) -> None:
-    """Show how the best classes agree, and each sample where they don't."""
-    differing = sorted((each for each in ranks.ranked if not each.agrees), key=lambda each: (not each.is_fault,))
-    summary = (
-        f"Best class of {_html(ranks.output)} in {_html(title)}: agrees on {agreement(ranks)}, top {ranks.top} overlap "
-        f"{100 * ranks.overlap:.0f} %"
-    )
-    if not differing:
-        page.add(f"<details><summary>{summary}</summary>\n\nNo sample differs.\n\n</details>", "best classes")
-        return
+def _best_classes(page: _Page, artifacts: Sequence[tuple[str, ArtifactReport]]) -> None:
+    """Show how the best classes agree, and behind that each sample where they don't."""
+    every = [(title, ranks) for title, artifact in artifacts for ranks in artifact.ranks]
+    rows = [
+        (_code(title), _code(ranks.output), agreement(ranks), f"top {ranks.top}: {100 * ranks.overlap:.0f} %")
+        for title, ranks in every
+    ]
+    if rows:
+        page.add("### Best classes", "best classes")
+        page.add_table(("artifact", "output", "same best class", "overlap"), rows, "best classes")
+    for title, ranks in every:
+        _differing(page, title, ranks)
+
+
+def _differing(page: _Page, title: str, ranks: RankResult) -> None:
+    differing = sorted((each for each in ranks.ranked if not each.agrees), key=lambda each: not each.is_fault)
     rows = [
         (
             "❌" if each.is_fault else "≈",
@@ -283,14 +290,12 @@ def _disagreements(page: _Page, title: str, ranks: RankResult) -> None:
         for each in differing
     ]
     heads = ("", "sample", "source", "artifact", "source's lead", "noise below")
+    summary = f"{counted(len(rows), 'sample')} with another best class of {_html(ranks.output)} in {_html(title)}"
     page.add_table(heads, rows, "best classes", summary=summary)
 
 
-def _class(classes: Sequence[object] | None) -> str:
-    from demitasse_validation.report import Class
-
-    first = classes[0] if classes else None
-    return f"{_code(first.label)} {first.score:.3g}" if isinstance(first, Class) else "NaN"
+def _class(classes: Sequence[Class] | None) -> str:
+    return f"{_code(classes[0].label)} {score(classes[0].score)}" if classes else "NaN"
 
 
 def _facts(page: _Page, report: Report) -> None:

@@ -26,7 +26,7 @@ def write_report(
     """Write all forms of a report, and return their paths.
 
     Everything is rendered before anything is written, and written under temporary names before anything is moved into
-    place, so that a folder never holds half a report, nor files of two.
+    place: no file is ever half written, and where there is no room for all of them an earlier report stays as it is.
 
     Args:
         report: what a validation found.
