@@ -24,6 +24,7 @@ LAYERS = (
     "demitasse.readers demitasse.passes demitasse.writers demitasse_models",
     "demitasse.quantize",
     "demitasse.targets",
+    "demitasse.route",
     "demitasse.conversion",
     "demitasse",
     "demitasse_validation",

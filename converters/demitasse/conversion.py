@@ -25,6 +25,7 @@ from demitasse.ir.ops import Layout, Shape
 from demitasse.ir.preprocessing import Preprocessing
 from demitasse.passes import can_change_batch, fold_preprocessing, with_batch
 from demitasse.readers import read, source_format
+from demitasse.route import ROUTE, WRITES, KerasNet, mark, write
 from demitasse.samples import Samples, from_path
 from demitasse.targets import TARGETS, Target, lower, simplify, target_of
 
@@ -128,6 +129,7 @@ def convert(
     fold: bool = False,
     labels: Sequence[str] | None = None,
     plugins: Iterable[Path] = (),
+    route: str | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
     """Convert a source model into one or more artifacts.
@@ -148,6 +150,7 @@ def convert(
         fold: whether to put the preprocessing's arithmetic into the artifacts, which then take uint8 RGB.
         labels: one a class, stored in the artifacts.
         plugins: Python files with readers for further layer types; they are run.
+        route: "tensorflow" lets Keras load a Keras file, which runs what is in it, and TensorFlow's converters write.
         progress: called with a step's name, how much of it is done, and how much there is (0 where unknown).
 
     Returns:
@@ -160,8 +163,12 @@ def convert(
     planned = _plan(source, out, to, calibrated=calibration is not None)
     _check_place(out)
     clock = _Clock(progress)
+    if route is not None:
+        _check_route(route, source, planned, fold=fold, io_layout=io_layout)
     with clock.step("read"):
-        graph = read(source, weights, input_shapes=input_shapes, outputs=outputs, plugins=plugins)
+        given: dict[str, Any] = {"input_shapes": input_shapes, "outputs": outputs, "plugins": plugins}
+        net = KerasNet(source, weights, **given) if route is not None else None
+        graph = net.graph if net is not None else read(source, weights, **given)
         files = tuple(SourceFile.of(path) for path in (source, weights) if path is not None)
     contract = preprocessing or graph.preprocessing
     folded = contract.to_dict() if fold and contract is not None else None
@@ -177,13 +184,14 @@ def convert(
         "opset": opset,
         "int8_io": int8_io,
         "fold_preprocessing": folded,
+        "route": route,
         "input_shapes": {name: list(shape) for name, shape in (input_shapes or {}).items()},
     }
     with clock.step("simplify"):
-        lowered = _lower_all(planned, graph, batch, io_layout)
+        lowered = _lower_all(planned, graph, batch, io_layout) if net is None else _shape_all(planned, net, batch)
 
     def document(item: _Planned, lowered_graph: Graph) -> Document:
-        return describe(
+        described = describe(
             lowered_graph,
             target=item.name,
             tool=f"demitasse {__version__}",
@@ -193,6 +201,7 @@ def convert(
             preprocessing=contract.to_dict() if contract else None,
             labels=tuple(labels) if labels is not None else None,
         )
+        return described if net is None else mark(described, net)
 
     documents: dict[str, Document] = {}
     with _staging(out) as staging:
@@ -203,12 +212,11 @@ def convert(
                     graph.weights.save(path)
                     continue
                 documents[item.name] = document(item, lowered[item.name])
-                write_options: dict[str, Any] = {"opset": opset} if item.name == "onnx" and opset is not None else {}
-                arguments: tuple[Any, ...] = ()
-                if item.target.calibrated and samples is not None:
-                    arguments = (_ranges(lowered[item.name], samples, progress),)
-                    write_options["int8_io"] = int8_io
-                item.target.write(lowered[item.name], path, documents[item.name], *arguments, **write_options)
+                call = (lowered[item.name], path, documents[item.name])
+                if net is not None:
+                    write(net, *call, samples=samples, opset=opset, int8_io=int8_io)
+                else:
+                    _write(item.target, *call, samples=samples, opset=opset, int8_io=int8_io, progress=progress)
                 # Read back: the writer knows what the format made of the tensors' names.
                 documents[item.name] = item.target.read_document(path) or documents[item.name]
         artifacts = tuple(_artifact(item, staging / item.path.name) for item in planned)
@@ -225,6 +233,55 @@ def convert(
             (staging / "demitasse.json").write_text(manifest.to_json() + "\n", "utf-8")
         _move_all(staging, out, single=planned[0].path == out)
     return manifest
+
+
+def _write(
+    target: Target,
+    lowered: Graph,
+    path: Path,
+    document: Document,
+    *,
+    samples: Samples | None,
+    opset: int | None,
+    int8_io: bool,
+    progress: Progress | None,
+) -> None:
+    """Write one artifact with the options that its target takes."""
+    options: dict[str, Any] = {"opset": opset} if target.name == "onnx" and opset is not None else {}
+    arguments: tuple[Any, ...] = ()
+    if target.calibrated and samples is not None:
+        arguments = (_ranges(lowered, samples, progress),)
+        options["int8_io"] = int8_io
+    target.write(lowered, path, document, *arguments, **options)
+
+
+def _check_route(
+    route: str, source: Path, planned: Sequence[_Planned], *, fold: bool, io_layout: Layout | None
+) -> None:
+    """Refuse what the other route can't do, before Keras runs anything.
+
+    Raises:
+        UsageError: all of it is listed.
+    """
+    faults = [] if route == ROUTE else [f"there is no route {route!r}; the other way is {ROUTE!r}"]
+    if source_format(source) != "keras":
+        faults.append(f"{source.name} is no Keras file")
+    beyond = [item.name for item in planned if item.name not in WRITES]
+    if beyond:
+        faults.append(f"it writes no {' or '.join(beyond)}: leave --route away for that")
+    if fold:
+        faults.append("it can't fold preprocessing")
+    if io_layout is not None:
+        faults.append("it keeps the layout of the source: leave --io-layout away")
+    if faults:
+        raise UsageError(f"--route {route}: {'; '.join(faults)}")
+
+
+def _shape_all(planned: Sequence[_Planned], net: KerasNet, batch: int | str | None) -> dict[str, Graph]:
+    """Describe a net that Keras holds for the batch of each artifact."""
+    return {
+        item.name: net.shaped(_batch_for(item.target, net.graph, batch)) for item in planned if item.target is not None
+    }
 
 
 def _plan(source: Path, out: Path, to: Sequence[str] | None, *, calibrated: bool) -> list[_Planned]:
@@ -368,11 +425,12 @@ def _calibration(source: Path, graph: Graph, contract: Preprocessing | None) -> 
     return from_path(source, one if _fixed_batch(graph) is None else types, graph.layout, contract)
 
 
-def _ranges(lowered: Graph, samples: Samples, progress: Progress | None) -> Any:
+def _ranges(target: Target, lowered: Graph, samples: Samples, progress: Progress | None) -> Any:
     from demitasse.quantize.calibrate import calibrate
+    from demitasse.quantize.engines import EngineKind
 
     def report(done: int, total: int) -> None:
         if progress is not None:
             progress("calibrate", done, total)
 
-    return calibrate(lowered, samples, report)
+    return calibrate(lowered, samples, report, engine=EngineKind(target.engine))

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 
 from demitasse.ir.document import BlobRecord, Document
 from demitasse.ir.graph import Graph, Origin, Status, Storage, live_names
+from demitasse.route import ROUTE
 
-__all__ = ["Alignment", "Link", "align", "sources_of_divergence"]
+__all__ = ["Alignment", "Link", "align", "is_foreign", "sources_of_divergence"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +53,26 @@ def align(graph: Graph, document: Document, missing: Mapping[str, str]) -> Align
         missing: tensors that its runtime can't provide, and why.
     """
     records = _by_layer(document)
+    foreign = is_foreign(document)
     needed = live_names(graph, [port.name for port in document.outputs])
     links = []
     for layer in graph.layers:
         entries = records.pop(layer.origin.layer, [])
         for place, blob in enumerate(layer.outputs):
             record = _take(entries, blob, place, folds=bool(document.options.get("fold_preprocessing")))
-            links.append(_link(layer.origin, blob, record, missing, needed))
+            link = _link(layer.origin, blob, record, missing, needed)
+            if link.status is Status.INTERNAL and not foreign:
+                link = replace(link, status=Status.UNMAPPED, reason="only what another converter wrote may hide layers")
+            links.append(link)
         if entries:
             records.setdefault(layer.origin.layer, entries)
     strangers = tuple(record for entries in records.values() for record in entries)
     return Alignment(_with_hosts(links), strangers)
+
+
+def is_foreign(document: Document) -> bool:
+    """Tell whether other converters than ours made an artifact, so that only its outputs can be compared."""
+    return document.options.get("route") == ROUTE
 
 
 def _by_layer(document: Document) -> dict[str, list[BlobRecord]]:
@@ -101,6 +111,8 @@ def _link(
         if blob in needed:
             return Link(origin, blob, Status.UNMAPPED, reason="it is said to be unused, but an output depends on it")
         return Link(origin, blob, status)
+    if status is Status.INTERNAL:
+        return Link(origin, blob, status, reason="another converter placed it, and doesn't say where")
     if status is Status.FOLDED:
         return Link(origin, blob, status, tensor=record.tensor)
     if record.tensor is None or record.storage is None:

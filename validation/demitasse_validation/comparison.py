@@ -22,12 +22,15 @@ from demitasse.ir.preprocessing import Preprocessing
 from demitasse.ir.weights import Array
 from demitasse.passes.batch import can_change_batch, with_batch
 from demitasse.readers import read, source_format
+from demitasse.route import ROUTE, KerasNet
 from demitasse.targets import target_of
+from demitasse_validation.align import is_foreign
 from demitasse_validation.environment import environment
 from demitasse_validation.inputs import Inputs, Random, Step, inputs_for
 from demitasse_validation.report import Finding, Report, Severity
 from demitasse_validation.runtimes import Runner, open_runner
 from demitasse_validation.runtimes.evaluator import EvaluatorRunner
+from demitasse_validation.runtimes.keras import KerasRunner
 from demitasse_validation.subject import Subject
 from demitasse_validation.tolerances import DEFAULT, Rule, Tolerances
 from demitasse_validation.witness import Witness
@@ -51,6 +54,7 @@ def compare(
     independent: bool = True,
     threads: int | None = None,
     plugins: Iterable[Path] = (),
+    route: str | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Run artifacts and their source on the same inputs and compare every layer and output.
@@ -68,6 +72,8 @@ def compare(
         independent: whether to run the source in a runtime besides the evaluator.
         threads: limits what each runtime uses; None leaves its own default.
         plugins: Python files with readers for further layer types; they are run.
+        route: "tensorflow" lets Keras load the source, which runs what is in it. Artifacts that were made by that route
+            are measured by Keras; for others it is a second opinion on the source.
         progress: called as the work goes on.
 
     Raises:
@@ -80,7 +86,9 @@ def compare(
     documents = {Path(path): document_of(Path(path)) for path in artifacts}
     if not documents:
         raise UsageError("there is nothing to compare: name an artifact")
-    graph = _read(source, weights, documents, plugins)
+    net = _keras_net(source, weights, documents, plugins, route)
+    foreign = net is not None and any(map(is_foreign, documents.values()))
+    graph = net.graph if net is not None and foreign else _read(source, weights, documents, plugins)
     contract = preprocessing or _carried_contract(documents) or graph.preprocessing
     given = inputs_for(graph, Random() if inputs is None else inputs, contract)
     subjects = [
@@ -91,7 +99,12 @@ def compare(
         Witness(name, runner, graph, tolerances)
         for name, runner in (_independent(source, weights, graph, threads) if independent else ())
     ]
-    run = _Run(graph, given, subjects, witnesses, progress)
+    reference: Runner = EvaluatorRunner(graph)
+    if net is not None:
+        runner = KerasRunner(net, graph)
+        reference = runner if foreign else reference
+        witnesses += [] if foreign else [Witness("keras", runner, graph, tolerances)]
+    run = _Run(graph, given, subjects, witnesses, progress, reference)
     run.everything()
     files = tuple(SourceFile.of(path) for path in (source, weights) if path is not None)
     reports = tuple(subject.report() for subject in subjects)
@@ -107,12 +120,12 @@ def compare(
             "preprocessing": given.preprocessing.to_dict() if given.preprocessing else None,
         },
         environment=environment(),
-        evaluator=run.evaluator.runtime,
+        evaluator=reference.runtime,
         runtimes=opinions,
         artifacts=reports,
         findings=(
             *_findings(documents, files, contract, tolerances, used),
-            *_lone_evaluator(source_format(source), wanted=independent, found=bool(witnesses)),
+            *_lone_evaluator(source_format(source), wanted=independent, found=bool(witnesses) or foreign),
         ),
         seconds=time.perf_counter() - start,
     )
@@ -150,6 +163,34 @@ def _read(source: Path, weights: Path | None, documents: Mapping[Path, Document]
     return with_batch(graph, 1, dynamic=True) if can_change_batch(graph) is None else graph
 
 
+def _keras_net(
+    source: Path, weights: Path | None, documents: Mapping[Path, Document], plugins: Iterable[Path], route: str | None
+) -> KerasNet | None:
+    """Let Keras load the source, where the user says that it may.
+
+    Raises:
+        UsageError: an artifact can only be measured by Keras, and the user doesn't say so; or both ways are mixed.
+    """
+    foreign = [str(path) for path, document in documents.items() if is_foreign(document)]
+    if route is None:
+        if foreign:
+            raise UsageError(
+                f"{', '.join(foreign)}: made by Keras and TensorFlow; Keras has to load the source to compare, and runs "
+                "what is in it: if you trust it, say --route tensorflow"
+            )
+        return None
+    if route != ROUTE:
+        raise UsageError(f"there is no route {route!r}; the other way is {ROUTE!r}")
+    if source_format(source) != "keras":
+        raise UsageError(f"{source}: is no Keras file, and Keras can't load it; leave --route away")
+    if foreign and len(foreign) < len(documents):
+        raise UsageError(f"{', '.join(foreign)}: made by another route than the rest; compare them by themselves")
+    options = next(iter(documents.values())).options
+    shapes = {name: tuple(shape) for name, shape in options.get("input_shapes", {}).items()}
+    outputs = options.get("outputs") if foreign else None
+    return KerasNet(source, weights, plugins=plugins, input_shapes=shapes, outputs=outputs)
+
+
 def _carried_contract(documents: Mapping[Path, Document]) -> Preprocessing | None:
     """Return the preprocessing of the first artifact that carries any."""
     contracts = (_contract_of(path, document) for path, document in documents.items())
@@ -183,16 +224,14 @@ def _independent(source: Path, weights: Path | None, graph: Graph, threads: int 
 
 @dataclass
 class _Run:
-    """A whole validation: every step once through the evaluator, then through all that is measured by it."""
+    """A whole validation: every step once through what measures, then through all that is measured by it."""
 
     graph: Graph
     inputs: Inputs
     subjects: Sequence[Subject]
     witnesses: Sequence[Witness]
     progress: Progress | None
-
-    def __post_init__(self) -> None:
-        self.evaluator = EvaluatorRunner(self.graph)
+    reference: Runner
 
     def everything(self) -> None:
         """Run all samples, for each number of them that artifacts take at once; the witnesses join the first round."""
@@ -223,7 +262,7 @@ class _Run:
 
     def _reference(self, step: Step, wanted: Collection[str]) -> Mapping[str, Array]:
         try:
-            return self.evaluator.run_layers(step.feeds, wanted)
+            return self.reference.run_layers(step.feeds, wanted)
         except UsageError as error:
             if not self.inputs.kind.startswith("noise"):
                 raise
@@ -233,7 +272,8 @@ class _Run:
 def _lone_evaluator(format_name: str, *, wanted: bool, found: bool) -> Iterator[Finding]:
     """Say where the evaluator's reading of the source is all that there is."""
     if not found:
-        reason = f"there is no other runtime for {format_name} sources" if wanted else "as asked for"
+        other = "--route tensorflow adds Keras, if you trust the file" if format_name == "keras" else ""
+        reason = (other or f"there is no other runtime for {format_name} sources") if wanted else "as asked for"
         message = f"the source was run in the evaluator alone ({reason}): a source that is misread would not be noticed"
         yield Finding(Severity.WARNING if wanted else Severity.NOTE, "no-second-opinion", message)
 

@@ -37,6 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--opset", metavar="N", help="ONNX opset")
     parser.add_argument("--int8-io", action="store_true", help="integer inputs and outputs for INT8 artifacts")
     options.add_source(parser)
+    options.add_route(parser)
     options.add_preprocessing(parser)
     parser.add_argument(
         "--fold-preprocessing",
@@ -66,6 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
             preprocessing=options.preprocessing(arguments),
             fold=arguments.fold_preprocessing,
             labels=options.labels(arguments.labels),
+            route=arguments.route,
             progress=progress,
             **options.source_options(arguments),
         )

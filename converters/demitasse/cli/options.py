@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "add_preprocessing",
+    "add_route",
     "add_source",
     "batch",
     "input_shapes",
@@ -43,6 +44,15 @@ def add_source(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE.py",
         help="Python file with readers for further layer types; it is run: give only files you trust",
+    )
+
+
+def add_route(parser: argparse.ArgumentParser) -> None:
+    """Add the other way to load a Keras file."""
+    parser.add_argument(
+        "--route",
+        choices=("tensorflow",),
+        help="let Keras load the source, which runs what is in it: for files you trust",
     )
 
 

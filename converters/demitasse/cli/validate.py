@@ -37,6 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--tolerances", type=Path, metavar="FILE", help="TOML: overrides a layer, each with a reason")
     parser.add_argument("--threads", metavar="N", help="threads of each runtime")
     parser.add_argument("--plugin", action="append", default=[], type=Path, metavar="FILE.py")
+    options.add_route(parser)
     options.add_preprocessing(parser)
     return parser
 
@@ -61,6 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
             tolerances=Tolerances.load(arguments.tolerances) if arguments.tolerances else DEFAULT,
             threads=None if arguments.threads is None else options.positive("--threads", arguments.threads),
             plugins=arguments.plugin,
+            route=arguments.route,
             progress=progress,
         )
     if arguments.report is not None:

@@ -140,6 +140,7 @@ class Status(enum.Enum):
     FOLDED = "folded"
     IDENTITY = "identity"
     UNUSED = "unused"
+    INTERNAL = "internal"  # somewhere in what another project's converter wrote, which doesn't say where
     UNMAPPED = "unmapped"
 
 
