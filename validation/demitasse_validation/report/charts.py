@@ -557,8 +557,9 @@ class Speeds:
 
 
 def speeds(measurements: Sequence[Mapping[str, Any]]) -> Speeds | None:
-    """Lay out the measurements that have a latency and a throughput, or None where fewer than two have."""
-    points = [each for each in measurements if each.get("median", 0) > 0 and each.get("throughput", 0) > 0]
+    """Lay out the valid measurements that have a latency and a throughput, or None where fewer than two have."""
+    valid = [each for each in measurements if each.get("verdict") != "INVALID"]
+    points = [each for each in valid if each.get("median", 0) > 0 and each.get("throughput", 0) > 0]
     if len(points) < 2:
         return None
     frame = Chart(560, 280, 56, 548, 12, 246)
