@@ -67,7 +67,7 @@ def to_html(
         report: what a validation found.
         images: the files that the samples were made from; those that are shown become thumbnails.
         benchmark: measurements of the artifacts, a row each: `artifact`, `runtime`, `device`, `batch`, the `median` and
-            its `bounds` in seconds, `throughput`, and whatever there is of `percentiles`, `load`, `first`, `verdict` and
+            its `bounds` in seconds, `throughput`, and what there is of `percentiles`, `load`, `first`, `verdict` and
             `reason`; see `demitasse_validation.benchmark.Report.speeds`.
         limit: bytes; only a page of very many artifacts can be larger.
     """

@@ -33,7 +33,7 @@ def write_report(
         folder: made where it doesn't exist; earlier reports in it are replaced, other files stay.
         images: the files that the samples were made from, for the page.
         benchmark: measurements of the artifacts, a row each: `artifact`, `runtime`, `device`, `batch`, the `median` and
-            its `bounds` in seconds, `throughput`, and whatever there is of `percentiles`, `load`, `first`, `verdict` and
+            its `bounds` in seconds, `throughput`, and what there is of `percentiles`, `load`, `first`, `verdict` and
             `reason`; see `demitasse_validation.benchmark.Report.speeds`.
 
     Raises:
