@@ -247,10 +247,10 @@ def _write(
     progress: Progress | None,
 ) -> None:
     """Write one artifact with the options that its target takes."""
-    options: dict[str, Any] = {"opset": opset} if target.name == "onnx" and opset is not None else {}
+    options: dict[str, Any] = {"opset": opset} if target.name.startswith("onnx") and opset is not None else {}
     arguments: tuple[Any, ...] = ()
     if target.calibrated and samples is not None:
-        arguments = (_ranges(lowered, samples, progress),)
+        arguments = (_ranges(target, lowered, samples, progress),)
         options["int8_io"] = int8_io
     target.write(lowered, path, document, *arguments, **options)
 

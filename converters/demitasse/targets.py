@@ -38,6 +38,7 @@ class Target:
         needs: the package that writing it imports and the core does not bring, and the extra that does.
         fuses_activations: whether its operations apply an activation to their own result.
         calibrated: whether it needs ranges from sample inputs.
+        engine: the runtime that finds these ranges (`demitasse.quantize.engines.EngineKind`).
         batch: the batch that an artifact gets where nobody says otherwise; None keeps it dynamic.
     """
 
@@ -48,6 +49,7 @@ class Target:
     needs: tuple[str, str] | None = None
     fuses_activations: bool = False
     calibrated: bool = False
+    engine: str = "litert"
     batch: int | None = None
 
     def check_dependency(self) -> None:
@@ -84,6 +86,16 @@ TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
         Target("onnx", ".onnx", Layout.CHANNELS_FIRST, ("demitasse.writers.onnx", "write")),
+        Target(
+            "onnx-int8",
+            ".int8.onnx",
+            Layout.CHANNELS_FIRST,
+            ("demitasse.writers.onnx", "write_int8"),
+            calibrated=True,
+            engine="onnxruntime",
+            batch=1,
+        ),
+        Target("onnx-f16", ".f16.onnx", Layout.CHANNELS_FIRST, ("demitasse.writers.onnx", "write_f16")),
         Target(
             "tflite",
             ".tflite",

@@ -1,125 +1,112 @@
 """Find the range of every tensor that a net computes, over sample inputs.
 
-The net runs as it is deployed: as a float TFLite model in LiteRT with XNNPACK, every tensor made an output, so that
-what the writer adds (padded images, sums before an activation) gets its range too. Minima and maxima are taken over all
-samples; a moving average, which quantizers commonly use, cuts off what is rare and costs 8 to 15 dB on small nets.
+The net runs as it is deployed: as a float model in LiteRT or ONNX Runtime, every tensor made an output, so that what
+the writer adds (padded images, sums before an activation) gets its range too. Samples are made, used and dropped one by
+one, the next one while the net runs; tensors are counted on all cores.
 """
 
 from __future__ import annotations
 
-import os
 import tempfile
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 
 from demitasse.errors import UsageError
 from demitasse.ir.graph import Graph
 from demitasse.ir.weights import Array
+from demitasse.quantize.engines import EngineKind, cores, open_engine, stored_inputs
+from demitasse.quantize.histogram import Histogram
+from demitasse.quantize.ranges import METHODS, Method, Range, Ranges
 from demitasse.samples import Sample, Samples
-from demitasse.writers.tflite.assemble import assemble
 
-__all__ = ["Range", "Ranges", "calibrate"]
+__all__ = ["Histograms", "Method", "Range", "Ranges", "calibrate", "choose", "observe"]
 
-Range: TypeAlias = tuple[float, float]
-Ranges: TypeAlias = dict[str, Range]
+Histograms = dict[str, Histogram]
+Progress = Callable[[int, int], None]
 
 
-def calibrate(graph: Graph, samples: Iterable[Sample], progress: Callable[[int, int], None] | None = None) -> Ranges:
-    """Return the smallest and the largest element of each real-valued tensor over all samples.
+def calibrate(
+    graph: Graph,
+    samples: Iterable[Sample],
+    progress: Progress | None = None,
+    *,
+    method: Method = Method.MIN_MAX,
+    engine: EngineKind = EngineKind.LITERT,
+) -> Ranges:
+    """Return the range of each real-valued tensor.
 
     Args:
-        graph: lowered for TFLite. Its batch is that of a sample; a dynamic one stands for 1.
-        samples: one array an input each, in the source's layout. They are made, used and dropped one by one.
+        graph: lowered for the format that the engine runs. Its batch is that of a sample; a dynamic one stands for 1.
+        samples: one array an input each, in the source's layout.
         progress: called after each sample with the number done and the number of all (0 if unknown).
+        method: how ranges are chosen.
+        engine: the runtime.
 
     Raises:
         UsageError: there are no samples, one doesn't fit the graph, or one holds or gives a number that isn't finite.
     """
+    return choose(observe(graph, samples, progress, engine=engine, count=method is not Method.MIN_MAX), method)
+
+
+def choose(histograms: Histograms, method: Method) -> Ranges:
+    """Choose a range for each tensor by one method."""
+    return {name: METHODS[method](histogram) for name, histogram in histograms.items()}
+
+
+def observe(
+    graph: Graph,
+    samples: Iterable[Sample],
+    progress: Progress | None = None,
+    *,
+    engine: EngineKind = EngineKind.LITERT,
+    count: bool = True,
+) -> Histograms:
+    """Return the distribution of each real-valued tensor; without `count`, its extremes alone.
+
+    Raises:
+        UsageError: see `calibrate`.
+    """
     total = len(samples) if isinstance(samples, Sized) else 0
-    ranges: Ranges = {}
-    with tempfile.TemporaryDirectory(prefix="demitasse-") as folder:
-        runner = _Runner(graph, Path(folder) / "all.tflite")
-        done = 0
-        for done, sample in enumerate(samples, 1):
-            where = samples.names[done - 1] if isinstance(samples, Samples) else f"calibration sample {done}"
-            runner.update(ranges, sample, where)
+    histograms: Histograms = {}
+    done = 0
+    with (
+        tempfile.TemporaryDirectory(prefix="demitasse-") as folder,
+        ThreadPoolExecutor(cores()) as pool,
+    ):
+        runner = open_engine(graph, engine, Path(folder))
+        for done, (where, sample) in enumerate(_named(samples), 1):
+            results = runner.run(stored_inputs(graph, sample, where))
+            for name in results:
+                histograms.setdefault(name, Histogram())
+            list(pool.map(partial(_add, count=count), [histograms[name] for name in results], results.values()))
+            for name in results:
+                if not np.isfinite((histograms[name].low, histograms[name].high)).all():
+                    raise UsageError(f"{where}: {name!r} becomes infinite or not a number; INT8 needs finite values")
+            del sample, results
             if progress is not None:
                 progress(done, total)
     if not done:
         raise UsageError("there is nothing to calibrate with: give one sample at least, better a hundred")
-    return ranges
+    return histograms
 
 
-class _Runner:
-    """Runs a graph in LiteRT with all of its tensors as outputs."""
-
-    def __init__(self, graph: Graph, path: Path) -> None:
-        from ai_edge_litert.interpreter import Interpreter
-
-        self.graph = graph
-        with path.open("wb") as file:
-            assemble(graph, integer=True).write(file, keep_all=True)
-        self._interpreter = Interpreter(str(path), num_threads=_cores())
-        self._interpreter.allocate_tensors()
-        self._inputs = {detail["name"]: detail for detail in self._interpreter.get_input_details()}
-        details = (*self._interpreter.get_input_details(), *self._interpreter.get_output_details())
-        self._views: dict[str, Callable[[], Array]] = {
-            detail["name"]: self._interpreter.tensor(detail["index"])
-            for detail in details
-            if np.dtype(detail["dtype"]).kind == "f"
-        }
-
-    def update(self, ranges: Ranges, sample: Sample, where: str) -> None:
-        """Run one sample and widen the ranges by what it gives."""
-        for name, stored in self._stored(sample, where).items():
-            self._interpreter.set_tensor(self._inputs[name]["index"], stored)
-        self._interpreter.invoke()
-        for name, view in self._views.items():
-            low, high = _extremes(view())
-            if not np.isfinite((low, high)).all():
-                raise UsageError(f"{where}: {name!r} becomes infinite or not a number; INT8 needs finite values")
-            before = ranges.get(name, (low, high))
-            ranges[name] = (min(low, before[0]), max(high, before[1]))
-
-    def _stored(self, sample: Sample, where: str) -> dict[str, Array]:
-        """Return the sample as the graph stores its inputs."""
-        faults = [f"it has no array for input {name!r}" for name in self.graph.inputs if name not in sample]
-        faults += [f"it has an array {name!r}, which is no input" for name in sample if name not in self.graph.inputs]
-        result = {}
-        for name in self.graph.inputs:
-            if name not in sample:
-                continue
-            faults += _faults(name, sample[name], self._source_shape(name))
-            if not faults:
-                stored = self.graph.values[name].storage.store(np.asarray(sample[name]))
-                result[name] = np.ascontiguousarray(stored, self._inputs[name]["dtype"])
-        if faults:
-            raise UsageError(f"{where} can't be used for calibration: {'; '.join(faults)}")
-        return result
-
-    def _source_shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape that an input has in the source."""
-        value = self.graph.values[name]
-        stored = tuple(map(int, self._inputs[name]["shape"]))
-        if value.storage.view is not None:
-            return stored
-        return tuple(stored[axis] for axis in np.argsort(value.storage.axes))
+def _add(histogram: Histogram, array: Array, *, count: bool) -> None:
+    histogram.add(array, count=count)
 
 
-def _faults(name: str, array: Array, shape: tuple[int, ...]) -> Iterable[str]:
-    if array.shape != shape:
-        yield f"array {name!r} has shape {list(array.shape)}, the input takes {list(shape)}"
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        yield f"array {name!r} holds values that are not finite"
-
-
-def _extremes(array: Array) -> Range:
-    return float(array.min()), float(array.max())
-
-
-def _cores() -> int:
-    """Count the processor's cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _named(samples: Iterable[Sample]) -> Iterator[tuple[str, Sample]]:
+    """Give each sample with its name; those that can be made by number are made one ahead of use."""
+    if not isinstance(samples, Samples):
+        for place, sample in enumerate(samples, 1):
+            yield f"calibration sample {place}", sample
+        return
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(samples.make, 0) if len(samples) else None
+        for place, name in enumerate(samples.names):
+            sample = waiting.result() if waiting else samples.make(place)
+            waiting = pool.submit(samples.make, place + 1) if place + 1 < len(samples) else None
+            yield name, sample

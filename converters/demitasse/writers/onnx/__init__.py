@@ -11,23 +11,28 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from demitasse.errors import MalformedModel, UsageError
+from demitasse.errors import MalformedModel
 from demitasse.ir.document import Document
 from demitasse.ir.graph import Graph
-from demitasse.writers.onnx.draft import Draft, Site
+from demitasse.writers.onnx.assemble import DEFAULT_OPSET, METADATA_KEY, OPSETS, assemble, parts
 from demitasse.writers.onnx.emit import EMITTERS, LIMITS, offences
-from demitasse.writers.onnx.stream import MESSAGE_LIMIT, Parts, write_model
+from demitasse.writers.onnx.half import write_f16
+from demitasse.writers.onnx.int8 import write_int8
+from demitasse.writers.onnx.stream import MESSAGE_LIMIT, write_model
 from demitasse.writers.onnx.wire import read_fields
 
-__all__ = ["DEFAULT_OPSET", "EMITTERS", "LIMITS", "OPSETS", "offences", "read_document", "write"]
-
-DEFAULT_OPSET = 17
-
-OPSETS = range(13, 23)
-"""The opsets that can be asked for."""
-
-METADATA_KEY = "demitasse"
-"""The key of the model's `metadata_props` under which the document stands."""
+__all__ = [
+    "DEFAULT_OPSET",
+    "EMITTERS",
+    "LIMITS",
+    "METADATA_KEY",
+    "OPSETS",
+    "offences",
+    "read_document",
+    "write",
+    "write_f16",
+    "write_int8",
+]
 
 MODEL_METADATA, ENTRY_KEY, ENTRY_VALUE = 14, 1, 2
 """Field numbers of `ModelProto` and `StringStringEntryProto` (onnx.proto)."""
@@ -56,41 +61,8 @@ def write(
     Raises:
         UsageError: the opset isn't one of `OPSETS`.
     """
-    if opset not in OPSETS:
-        raise UsageError(
-            f"can't write ONNX opset {opset}; choose one from {OPSETS.start} to {OPSETS.stop - 1}"
-            f" (the default is {DEFAULT_OPSET})"
-        )
-    draft = Draft(graph, opset, {record.tensor for record in document.provenance})
-    for node in graph.nodes:
-        if not draft.counted_pads.keys() & node.outputs:
-            EMITTERS[type(node.op)](Site(draft, node), node.op)
-    write_model(path, _parts(draft, document), draft.initializers, graph.weights, message_limit=message_limit)
-
-
-def _parts(draft: Draft, document: Document) -> Parts:
-    """Serialize everything but the weights."""
-    from onnx import GraphProto, ModelProto, StringStringEntryProto
-    from onnx.helper import find_min_ir_version_for, make_opsetid
-
-    from demitasse import __version__
-
-    graph, opset = draft.graph, make_opsetid("", draft.opset)
-    model_head = ModelProto(
-        # The oldest IR that has the opset, so that runtimes of its day read the model.
-        ir_version=find_min_ir_version_for([opset]),
-        producer_name="demitasse",
-        producer_version=__version__,
-    )
-    graph_head = GraphProto(node=draft.nodes, name=graph.name or "net", initializer=draft.constants)
-    graph_tail = GraphProto(
-        input=map(draft.describe, graph.inputs),
-        output=map(draft.describe, graph.outputs),
-        value_info=draft.value_infos(),
-    )
-    entry = StringStringEntryProto(key=METADATA_KEY, value=document.to_json())
-    model_tail = ModelProto(opset_import=[opset], metadata_props=[entry])
-    return Parts(*(part.SerializeToString() for part in (model_head, graph_head, graph_tail, model_tail)))
+    draft = assemble(graph, document, opset)
+    write_model(path, parts(draft, document), draft.initializers, graph.weights, message_limit=message_limit)
 
 
 def read_document(path: Path) -> Document | None:

@@ -14,6 +14,7 @@ import numpy as np
 from demitasse.errors import InvalidGraph
 from demitasse.ir.graph import Graph, Node, infer_types
 from demitasse.ir.ops import Activation, AveragePool, DType, Op, Pad, Padding, ShapeError, TensorType
+from demitasse.ir.weights import Array
 
 if TYPE_CHECKING:
     from onnx import NodeProto, TensorProto, ValueInfoProto
@@ -27,18 +28,32 @@ Dims: TypeAlias = "tuple[int | str, ...]"
 
 
 class Initializer(NamedTuple):
-    """A weight as the artifact holds it: under which name, of which type, its axes in which order."""
+    """A weight as the artifact holds it: under which name, of which type, its axes in which order.
+
+    `content` holds the elements where they aren't the weight's own: rounded ones, of an element type of their own.
+    """
 
     name: str
     type: TensorType
     axes: tuple[int, ...] | None = None
+    content: Array | None = None
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The element type that is stored."""
+        return np.dtype(self.type.dtype.value) if self.content is None else self.content.dtype
+
+    @property
+    def size(self) -> int:
+        """The bytes that are stored."""
+        return self.type.size * self.dtype.itemsize
 
 
-def element_type(dtype: DType) -> int:
+def element_type(dtype: DType | np.dtype[Any]) -> int:
     """Returns ONNX's number (`TensorProto.DataType`) of an element type."""
     from onnx.helper import np_dtype_to_tensor_dtype
 
-    return int(np_dtype_to_tensor_dtype(np.dtype(dtype.value)))
+    return int(np_dtype_to_tensor_dtype(np.dtype(dtype.value) if isinstance(dtype, DType) else dtype))
 
 
 def value_info(name: str, dtype: DType, dims: Dims) -> ValueInfoProto:

@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from demitasse.errors import InvalidGraph
-from demitasse.ir.ops import TensorType
 from demitasse.ir.weights import Array, WeightMap
 from demitasse.writers.onnx.draft import Initializer, element_type
 from demitasse.writers.onnx.wire import field_key
@@ -112,7 +111,8 @@ def _write(
 ) -> None:
     file.write(_before(parts, records))
     for name, held in records.items():
-        array = weights[name]
+        wanted = any(record.initializer.content is None for record in held)
+        array = weights[name] if wanted else None
         for record in held:
             elements = _elements(array, record.initializer)
             file.write(field_key(GRAPH_INITIALIZER, record.length))
@@ -139,11 +139,13 @@ def _after(parts: Parts, records: Mapping[str, list[Record]]) -> int:
     return weights + len(parts.graph_tail) + len(parts.model_tail)
 
 
-def _elements(array: Array, initializer: Initializer) -> Elements:
-    """View an array's elements as the bytes that the artifact holds, copied only if they lie otherwise."""
-    if initializer.axes is not None:
+def _elements(array: Array | None, initializer: Initializer) -> Elements:
+    """View the elements of a weight as the bytes that the artifact holds, copied only if they lie otherwise."""
+    if initializer.content is not None or array is None:
+        array = np.asarray(initializer.content)
+    elif initializer.axes is not None:
         array = array.transpose(initializer.axes)
-    if array.shape != initializer.type.shape or array.dtype.name != initializer.type.dtype.value:
+    if array.shape != initializer.type.shape or array.dtype.name != initializer.dtype.name:
         raise InvalidGraph(
             f"weight {initializer.name!r} was announced as {initializer.type}"
             f" and came as {array.dtype.name}{list(array.shape)}"
@@ -152,18 +154,13 @@ def _elements(array: Array, initializer: Initializer) -> Elements:
     return little_endian.reshape(-1).view(np.uint8)
 
 
-def _size(type: TensorType) -> int:
-    return type.size * np.dtype(type.dtype.value).itemsize
-
-
 def _inline(initializer: Initializer) -> Record:
     """Announce a weight whose elements lie in the model: they are the last field of its message."""
     from onnx import TensorProto
 
-    name, (shape, dtype), _ = initializer
-    size = _size(initializer.type)
-    header = TensorProto(dims=shape, data_type=element_type(dtype), name=name).SerializeToString()
-    return Record(initializer, header + field_key(TENSOR_RAW_DATA, size), size)
+    data_type = element_type(initializer.dtype)
+    header = TensorProto(dims=initializer.type.shape, data_type=data_type, name=initializer.name).SerializeToString()
+    return Record(initializer, header + field_key(TENSOR_RAW_DATA, initializer.size), initializer.size)
 
 
 def _placed(initializers: Mapping[str, list[Initializer]], location: str) -> dict[str, list[Record]]:
@@ -173,7 +170,7 @@ def _placed(initializers: Mapping[str, list[Initializer]], location: str) -> dic
     for name, held in initializers.items():
         records[name] = []
         for initializer in held:
-            size = _size(initializer.type)
+            size = initializer.size
             if size < INLINE_LIMIT:
                 records[name].append(_inline(initializer))
                 continue
@@ -187,12 +184,11 @@ def _external(initializer: Initializer, location: str, offset: int, size: int) -
     """Announce a weight whose elements lie in a file of their own."""
     from onnx import StringStringEntryProto, TensorProto
 
-    name, (shape, dtype), _ = initializer
     place = {"location": location, "offset": str(offset), "length": str(size)}
     tensor = TensorProto(
-        dims=shape,
-        data_type=element_type(dtype),
-        name=name,
+        dims=initializer.type.shape,
+        data_type=element_type(initializer.dtype),
+        name=initializer.name,
         external_data=[StringStringEntryProto(key=key, value=value) for key, value in place.items()],
         data_location=TensorProto.EXTERNAL,
     )
