@@ -67,7 +67,7 @@ def align(graph: Graph, document: Document, missing: Mapping[str, str]) -> Align
         if entries:
             records.setdefault(layer.origin.layer, entries)
     strangers = tuple(record for entries in records.values() for record in entries)
-    return Alignment(_with_hosts(links), strangers)
+    return Alignment(_with_hosts(graph, links), strangers)
 
 
 def is_foreign(document: Document) -> bool:
@@ -122,13 +122,32 @@ def _link(
     return Link(origin, blob, status, record.tensor, record.storage)
 
 
-def _with_hosts(links: Sequence[Link]) -> tuple[Link, ...]:
-    """Name the blob that each folded or identical one ended in: the one that is compared in the same tensor."""
+def _with_hosts(graph: Graph, links: Sequence[Link]) -> tuple[Link, ...]:
+    """Name the blob that each folded or identical one ended in: the one that is compared in the same tensor.
+
+    A folded one whose tensor is none of the source's (a branch that carries its coefficient) ended in the first blob
+    behind it that is compared.
+    """
     hosts = {link.tensor: link.blob for link in links if link.status is Status.COMPARED}
+    compared = set(hosts.values())
     return tuple(
-        replace(link, into=hosts.get(link.tensor)) if link.status in {Status.FOLDED, Status.IDENTITY} else link
+        replace(link, into=hosts.get(link.tensor) or (_next(graph, link.blob, compared) if link.tensor else None))
+        if link.status in {Status.FOLDED, Status.IDENTITY}
+        else link
         for link in links
     )
+
+
+def _next(graph: Graph, blob: str, compared: Collection[str]) -> str | None:
+    """Find the first blob that depends on another and is compared."""
+    behind = {blob}
+    for layer in graph.layers:
+        if behind.intersection(layer.inputs):
+            found = next((name for name in layer.outputs if name in compared), None)
+            if found is not None:
+                return found
+            behind.update(layer.outputs)
+    return None
 
 
 def sources_of_divergence(graph: Graph, failing: Collection[str]) -> tuple[str, ...]:

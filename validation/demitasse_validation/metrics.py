@@ -34,12 +34,16 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 # Elements widened to float64 at a time: they stay in a core's nearest cache, and BLAS starts no threads for so few.
 BLOCK = 1 << 13
 
+# The largest float32, what TFLite's kernels cut an infinity to where they limit an activation to the type's range.
+LARGEST = float(np.finfo(np.float32).max)
+
 
 @dataclass(frozen=True, slots=True)
 class Sums:
     """Holds what the metrics need of a reference `r` and a candidate `c` of equal shape, in float64.
 
-    `nonfinite` counts elements of `c` that are NaN or infinite, `reference_nonfinite` those of `r`.
+    `nonfinite` counts elements of `c` that are NaN or infinite, or at the end of float32 where `r` isn't: some kernels
+    cut an infinity to that. `reference_nonfinite` counts those of `r`.
     """
 
     count: int = 0
@@ -77,7 +81,7 @@ class Sums:
             total, square, square_reference, square_candidate, product = figures[:, 3:].sum(axis=0).tolist()
         return cls(
             count=reference.size,
-            nonfinite=0 if math.isfinite(square_candidate) else _nonfinite(candidate),
+            nonfinite=0 if square_candidate < LARGEST**2 else _nonfinite(candidate) + _cut(reference, candidate),
             reference_nonfinite=0 if math.isfinite(square_reference) else _nonfinite(reference),
             peak=_greater(peak, lowest),
             max_abs=max_abs,
@@ -122,6 +126,12 @@ def _measure(reference: Floats, candidate: Floats, figures: Floats) -> None:
 
 def _nonfinite(array: Array) -> int:
     return int(array.size - np.count_nonzero(np.isfinite(array)))
+
+
+def _cut(reference: Array, candidate: Array) -> int:
+    """Count what is as large as float32 can be where the reference isn't."""
+    ends = np.isfinite(candidate) & (np.abs(candidate) >= LARGEST) & ~(np.abs(reference) >= LARGEST)
+    return int(np.count_nonzero(ends))
 
 
 # --- metrics ---------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from demitasse_validation.metrics import Ranking, kl_divergence, rank, wilson
 from demitasse_validation.report import Class, Ranked, RankResult
 from demitasse_validation.tolerances import BlobKind, Rule
 
-__all__ = ["Ranks", "blob_kind", "class_axis", "named", "rows"]
+__all__ = ["Ranks", "blob_kind", "channel_axis", "class_axis", "named", "rows"]
 
 
 def blob_kind(graph: Graph, name: str) -> BlobKind:
@@ -26,6 +26,12 @@ def blob_kind(graph: Graph, name: str) -> BlobKind:
     op = next((node.op for node in graph.nodes if name in node.outputs), None)
     is_sigmoid = isinstance(op, Unary) and op.function is UnaryFunction.SIGMOID
     return BlobKind.DISTRIBUTION if isinstance(op, Softmax) or is_sigmoid else BlobKind.VALUES
+
+
+def channel_axis(graph: Graph, name: str) -> int:
+    """Return the axis of a blob that tells one kind of number from another: an image's channels, a row's classes."""
+    rank = graph.type(name).rank
+    return graph.layout.channel_axis(rank) if rank > 2 else rank - 1
 
 
 def class_axis(graph: Graph, name: str, labels: Sequence[str] | None) -> int | None:

@@ -15,14 +15,19 @@ from demitasse.ir.document import Document, Port
 from demitasse.ir.graph import Graph, Status, Storage
 from demitasse.ir.weights import Array
 from demitasse_validation.align import Alignment, Link, align, sources_of_divergence
+from demitasse_validation.conduct import Conduct
+from demitasse_validation.health import Health
 from demitasse_validation.inputs import Step
-from demitasse_validation.ranks import Ranks, blob_kind, class_axis
+from demitasse_validation.ranks import Ranks, blob_kind, channel_axis, class_axis
 from demitasse_validation.report import ArtifactReport, Finding, LayerResult, Ranked, Severity
 from demitasse_validation.runtimes import Runner, TensorSpec
 from demitasse_validation.tally import Tally, describe_excess
 from demitasse_validation.tolerances import Rule, Tolerances
 
 __all__ = ["Subject"]
+
+# In how many steps a run looks at each channel, runs everything twice, and compares a sample alone with it in a batch.
+CLOSE_LOOKS = 4
 
 
 @dataclass
@@ -49,6 +54,10 @@ class Subject:
         self._layers = {link.blob: Tally() for link in self.alignment.links if link.storage is not None}
         self._outputs = {port.name: Tally() for port in self._comparable_outputs()}
         self._interface = tuple(self._interface_faults())
+        self._health = {name: Health(channel_axis(self.graph, name)) for name in self.blobs}
+        names = {link.tensor: link.origin.layer for link in self._measured() if link.tensor}
+        self._conduct = Conduct(self.runner, self._may_stack(), names)
+        self._steps = 0
         self._ranks: list[Ranks] = []
         for port in self._comparable_outputs():
             axis = class_axis(self.graph, port.name, self.labels)
@@ -104,6 +113,8 @@ class Subject:
         feeds = self._feeds(step)
         start = time.perf_counter()
         outputs = self.runner.run(feeds)
+        if self._steps < CLOSE_LOOKS:
+            self._conduct.add(feeds, outputs)
         layers = self.runner.run_layers(feeds, [link.tensor for link in self._measured() if link.tensor])
         self.seconds += time.perf_counter() - start
         for link in self._measured():
@@ -111,15 +122,23 @@ class Subject:
                 stored, expected = layers[link.tensor], reference[link.blob]
                 restored = _restored(stored, link.storage, expected, may_reshape=link.status is Status.IDENTITY)
                 self._layers[link.blob].add(expected, restored, step.label)
+                if self._steps < CLOSE_LOOKS:
+                    self._health[link.blob].add(expected, restored)
         restored_outputs = {}
         for port in self._comparable_outputs():
             expected = reference[port.name]
             restored = _restored(outputs[port.tensor], port.storage, expected, may_reshape=False)
             self._outputs[port.name].add(expected, restored, step.label)
             restored_outputs[port.name] = restored
+        self._steps += 1
         for ranks in self._ranks:
             if restored_outputs[ranks.output].shape == reference[ranks.output].shape:
                 ranks.add(step.names, reference[ranks.output], restored_outputs[ranks.output])
+
+    def _may_stack(self) -> bool:
+        """Whether every input takes any number of samples at once, along the first axis of the artifact's tensor."""
+        specs = [self.runner.inputs.get(port.tensor) for port in self.document.inputs]
+        return all(spec is not None and spec.shape and spec.shape[0] is None for spec in specs)
 
     def _measured(self) -> Iterator[Link]:
         return (link for link in self.alignment.links if link.blob in self._layers)
@@ -142,9 +161,11 @@ class Subject:
         ranks = tuple(ranks.result() for ranks in self._ranks)
         findings = [
             *self._interface,
-            *self._map_findings(),
             *health_findings(layers, outputs),
             *divergence_findings(layers, divergence),
+            *self._ailments(),
+            *self._conduct.findings(),
+            *self._map_findings(),
             *(
                 Finding(Severity.FAILURE, "output", f"output {result.blob!r}: {fault_of(result)}", result.layer)
                 for result in outputs
@@ -222,6 +243,17 @@ class Subject:
         )
 
     # --- findings ---
+
+    def _ailments(self) -> Iterator[Finding]:
+        """Report what no tolerance excuses, at the first layer that has it."""
+        seen: set[str] = set()
+        for link in self.alignment.links:
+            for kind, message in self._health[link.blob].ailments() if link.blob in self._layers else ():
+                if kind not in seen:
+                    seen.add(kind)
+                    severity = Severity.WARNING if kind == "denormal" else Severity.FAILURE
+                    where = f"{link.origin.where}, blob {link.blob!r}"
+                    yield Finding(severity, kind, f"{where}: {message}", link.origin.layer)
 
     def _interface_faults(self) -> Iterator[Finding]:
         """Compare what the document promises of inputs and outputs with what the file has and the source needs."""
