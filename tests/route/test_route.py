@@ -144,7 +144,7 @@ def test_it_is_never_taken_silently(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(Unsupported, match="Lambda"):
         convert(folder / "own.h5", out=tmp_path / "own.onnx")
     convert_own(folder, tmp_path / "own.onnx", "onnx")
-    with pytest.raises(UsageError, match=r"own.onnx: made by Keras .* if you trust it, say --route tensorflow"):
+    with pytest.raises(UsageError, match=r"own.onnx: made by TensorFlow.* if you trust it, say --route tensorflow"):
         compare([tmp_path / "own.onnx"], folder / "own.h5")
 
 
@@ -158,6 +158,24 @@ def test_keras_is_a_second_opinion_on_what_the_reader_reads(folder: Path, tmp_pa
     assert {"conv-1", "pooled", "shared", "shared:1", "cat", "b_out", "a-out"} <= measured
     alone = compare([tmp_path / "odd.onnx"], folder / "odd.keras")
     assert any("--route tensorflow adds Keras" in finding.message for finding in alone.findings)
+
+
+def test_keras_gives_the_layers_of_a_model_inside_another(tmp_path: Path) -> None:
+    inner_image = keras.Input((8, 8, 3), name="inner_image")
+    inner = keras.Model(
+        inner_image, LAYERS.ReLU(name="act")(LAYERS.Conv2D(4, 3, name="conv")(inner_image)), name="body"
+    )
+    image = keras.Input((8, 8, 3), name="image")
+    x = LAYERS.GlobalAveragePooling2D(name="pool")(inner(image, training=False))
+    keras.Model(image, LAYERS.Dense(3, name="y")(x)).save(tmp_path / "outer.keras")
+    net = KerasNet(tmp_path / "outer.keras")
+    assert net.blobs == {"image", "body", "body/conv", "body/act", "pool", "y"}
+    results = net.run({"image": np.ones((1, 8, 8, 3), np.float32)}, net.blobs)
+    np.testing.assert_array_equal(results["body/act"], np.maximum(results["body/conv"], 0))
+    np.testing.assert_array_equal(results["body"], results["body/act"])
+    convert(tmp_path / "outer.keras", out=tmp_path / "outer.onnx")
+    (opinion,) = compare([tmp_path / "outer.onnx"], tmp_path / "outer.keras", route="tensorflow").runtimes
+    assert {layer.blob for layer in opinion.layers if layer.metrics} >= {"body/conv", "body/act", "pool", "y"}
 
 
 def test_routes_are_not_mixed(folder: Path, tmp_path: Path) -> None:

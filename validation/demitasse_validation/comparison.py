@@ -175,7 +175,7 @@ def _keras_net(
     if route is None:
         if foreign:
             raise UsageError(
-                f"{', '.join(foreign)}: made by Keras and TensorFlow; Keras has to load the source to compare, and runs "
+                f"{', '.join(foreign)}: made by TensorFlow; Keras has to load the source to compare, which runs "
                 "what is in it: if you trust it, say --route tensorflow"
             )
         return None

@@ -16,6 +16,7 @@ from demitasse.errors import Offence, Unsupported, UsageError
 from demitasse.ir.graph import Graph, Origin, SourceLayer, Storage, Value
 from demitasse.ir.ops import DType, Layout, Shape, TensorType
 from demitasse.ir.weights import Array
+from demitasse.route.layers import Layers, flat, layer_of, numbered
 from demitasse.writers.saved_model.backend import import_tensorflow
 
 __all__ = ["KerasNet", "saying_what_failed"]
@@ -91,10 +92,10 @@ class KerasNet:
         self.made_with = f"Keras {keras.__version__}, TensorFlow {self._tensorflow.__version__}"
         loaded = self._load(source, weights, _objects_in(plugins))
         self.model = self._functional(loaded, source, outputs)
-        self._inputs = [_Port(_layer_of(tensor).name, tensor) for tensor in self.model.inputs]
-        self._outputs = list(_named(self.model.outputs))
+        self._inputs = [_Port(layer_of(tensor).name, tensor) for tensor in self.model.inputs]
+        self._outputs = list(_named(self.model.outputs, outputs))
         self._shapes = self._input_shapes(input_shapes or {})
-        self._probes: dict[tuple[str, ...], Any] = {}
+        self._layers = Layers(keras, self.model, {id(port.tensor): port.name for port in self._outputs})
         self.graph = self._describe(self._shapes)
 
     def shaped(self, batch: int | None) -> Graph:
@@ -109,8 +110,8 @@ class KerasNet:
 
     @property
     def blobs(self) -> frozenset[str]:
-        """What `run` can give: the results of layers, by their names."""
-        return frozenset(self._tensors)
+        """What `run` can give: inputs, and the results of layers, also of models inside (`inner/conv`), by name."""
+        return self._layers.blobs | {port.name for port in self._inputs}
 
     def run(self, feeds: Mapping[str, Array], blobs: Iterable[str]) -> dict[str, Array]:
         """Compute results of layers for inputs, both by name.
@@ -118,21 +119,18 @@ class KerasNet:
         Raises:
             UsageError: Keras can't run the model on these feeds.
         """
-        wanted = tuple(dict.fromkeys(name for name in blobs if name in self._tensors))
-        if not wanted:
-            return {}
-        if wanted not in self._probes:
-            self._probes[wanted] = self._keras.Model(self.model.inputs, [self._tensors[name] for name in wanted])
+        wanted = frozenset(blobs)
         arrays = [self._tensorflow.constant(np.ascontiguousarray(feeds[port.name])) for port in self._inputs]
         with saying_what_failed("Keras can't run the model", UsageError, self._tensorflow.errors.OpError):
-            results = self._probes[wanted](arrays, training=False)
-        return {name: np.asarray(result) for name, result in zip(wanted, _flat(results), strict=True)}
+            results = self._layers.compute(arrays, wanted)
+        given = {port.name: feeds[port.name] for port in self._inputs if port.name in wanted}
+        return given | {name: np.asarray(result) for name, result in results.items()}
 
     def serving(self) -> Any:
         """Return a Python function of the inputs, in order, that gives the outputs by name."""
 
         def serve(*images: Any) -> dict[str, Any]:
-            results = _flat(self.model(list(images), training=False))
+            results = flat(self.model(list(images), training=False))
             return {port.name: result for port, result in zip(self._outputs, results, strict=True)}
 
         return serve
@@ -166,17 +164,17 @@ class KerasNet:
         inputs, results = getattr(loaded, "inputs", None), getattr(loaded, "outputs", None)
         if not inputs or not results:
             raise Unsupported(f"{source}: it is no graph of layers", [Offence(type(loaded).__name__, "has no inputs")])
-        if outputs is not None:
-            layers = {layer.name: layer for layer in loaded.layers}
-            unknown = [name for name in outputs if name not in layers]
-            if unknown:
-                raise UsageError(f"{source}: it has no layer {', '.join(unknown)}; it has {', '.join(layers)}")
-            results = [layers[name].output for name in outputs]
         model = self._keras.Model(list(inputs), list(results), name=loaded.name)
         if type(loaded).call not in {type(model).call, self._keras.Sequential.call}:
             message = "computes by a `call` of its own, which the graph of its layers may not show"
             raise Unsupported(f"{source}: it is no graph of layers", [Offence(type(loaded).__name__, message)])
-        return model
+        if outputs is None:
+            return model
+        tensors = Layers(self._keras, model).tensors
+        unknown = [name for name in outputs if name not in tensors]
+        if unknown:
+            raise UsageError(f"{source}: it has no layer {', '.join(unknown)}; it has {', '.join(tensors)}")
+        return self._keras.Model(model.inputs, [tensors[name] for name in outputs], name=loaded.name)
 
     def _input_shapes(self, given: Mapping[str, Shape]) -> dict[str, Shape]:
         """Return the shapes of the inputs, an open batch as 1.
@@ -208,13 +206,13 @@ class KerasNet:
             graph.add_input(port.name, _type(shapes[port.name], port.tensor.dtype))
         given = [self._keras.KerasTensor(shapes[port.name], dtype=port.tensor.dtype) for port in self._inputs]
         with saying_what_failed("the model can't take inputs of these shapes", UsageError):
-            results = _flat(self.model.compute_output_spec(given, training=False))
+            results = flat(self.model.compute_output_spec(given, training=False))
         for port, result in zip(self._outputs, results, strict=True):
             if port.name not in graph.values:
                 type_ = _type(tuple(result.shape), result.dtype)
                 graph.values[port.name] = Value(port.name, type_, Storage.identity(type_.rank))
             graph.outputs.append(port.name)
-        graph.layers = list(self._layers())
+        graph.layers = list(self._source_layers())
         graph.batch_is_dynamic = all(tuple(port.tensor.shape)[:1] == (None,) for port in self._inputs)
         return graph
 
@@ -222,39 +220,15 @@ class KerasNet:
         formats = {getattr(layer, "data_format", None) for layer in self.model.layers}
         return Layout.CHANNELS_FIRST if Layout.CHANNELS_FIRST.value in formats else Layout.CHANNELS_LAST
 
-    @property
-    def _tensors(self) -> dict[str, Any]:
-        """Map names to the results of layers, and to inputs and outputs."""
-        found = {name: tensor for _, tensors in self._calls() for name, tensor in tensors.items()}
-        return found | {port.name: port.tensor for port in (*self._inputs, *self._outputs)}
-
-    def _calls(self) -> Iterator[tuple[Any, dict[str, Any]]]:
-        """Yield each call of a layer in the model, in the order in which they run, with its named results."""
-        # Not public, and the only place that tells the calls in this model from those in others.
-        counts: dict[str, int] = {}
-        outputs = {id(port.tensor): port.name for port in self._outputs}
-        for depth in sorted(self.model._nodes_by_depth, reverse=True):
-            for node in self.model._nodes_by_depth[depth]:
-                if node.is_input:
-                    continue
-                name = node.operation.name
-                count = counts[name] = counts.get(name, -1) + 1
-                call = name if count == 0 else f"{name}:{count}"
-                named = {
-                    outputs.get(id(tensor), call if place == 0 else f"{call}/{place}"): tensor
-                    for place, tensor in enumerate(node.output_tensors)
-                }
-                yield node, named
-
-    def _layers(self) -> Iterator[SourceLayer]:
+    def _source_layers(self) -> Iterator[SourceLayer]:
         for port in self._inputs:
             yield SourceLayer(Origin(port.name, "InputLayer", self._file), (), (port.name,))
-        names = {id(port.tensor): port.name for port in self._inputs}
-        for node, results in self._calls():
-            names |= {id(tensor): name for name, tensor in results.items()}
-            inputs = tuple(names[id(tensor)] for tensor in node.input_tensors if id(tensor) in names)
-            call = next(iter(results))
-            yield SourceLayer(Origin(call, type(node.operation).__name__, self._file), inputs, tuple(results))
+        known = {id(tensor): name for name, tensor in self._layers.tensors.items()}
+        known |= {id(port.tensor): port.name for port in self._inputs}
+        for call in self._layers:
+            inputs = tuple(known[id(tensor)] for tensor in call.node.input_tensors)
+            outputs = tuple(known[id(tensor)] for tensor in call.node.output_tensors)
+            yield SourceLayer(Origin(call.name, type(call.node.operation).__name__, self._file), inputs, outputs)
 
 
 def _objects_in(plugins: Iterable[Path]) -> dict[str, Any]:
@@ -272,22 +246,14 @@ def _objects_in(plugins: Iterable[Path]) -> dict[str, Any]:
     return objects
 
 
-def _layer_of(tensor: Any) -> Any:
-    """Return the layer that gives a tensor, by what Keras writes on each."""
-    return tensor._keras_history.operation
-
-
-def _named(tensors: Iterable[Any]) -> Iterator[_Port]:
-    """Name outputs after the layers that give them; further ones of the same layer are numbered."""
+def _named(tensors: Sequence[Any], names: Sequence[str] | None) -> Iterator[_Port]:
+    """Name outputs as they were asked for, or after the layers that give them; further ones of a layer are numbered."""
+    if names is not None:
+        yield from map(_Port, names, tensors)
+        return
     counts: dict[str, int] = {}
     for tensor in tensors:
-        name = _layer_of(tensor).name
-        count = counts[name] = counts.get(name, -1) + 1
-        yield _Port(name if count == 0 else f"{name}:{count}", tensor)
-
-
-def _flat(results: Any) -> list[Any]:
-    return list(results) if isinstance(results, list | tuple) else [results]
+        yield _Port(numbered(layer_of(tensor).name, counts), tensor)
 
 
 def _type(shape: Sequence[int | None], dtype: str) -> TensorType:

@@ -35,4 +35,4 @@ class KerasRunner:
         return self._net.run(feeds, tensors)
 
     def missing(self, tensors: Iterable[str]) -> dict[str, str]:
-        return {name: "Keras has no layer of this name at the top" for name in tensors if name not in self._net.blobs}
+        return {name: "Keras has no layer of this name" for name in tensors if name not in self._net.blobs}
