@@ -286,9 +286,12 @@ def test_speed_is_shown_where_it_was_measured() -> None:
     assert "Throughput over latency" not in Page(to_html(mixed())).text
     page = Page(to_html(mixed(), benchmark=rows))
     assert "Throughput over latency" in page.text
-    assert "9.0 ms to 11.0 ms" in page.text
+    assert "9.0 to 11.0" in page.text
+    assert "p90 12.0" in page.text
     chart = speeds(rows)
     assert chart is not None
     first, second = chart.lines[0].marks
     assert first.x < second.x
     assert first.y > second.y
+    assert speeds(rows[:1]) is None
+    assert speeds([rows[0], rows[1] | {"verdict": "INVALID"}]) is None

@@ -557,22 +557,26 @@ class Speeds:
 
 
 def speeds(measurements: Sequence[Mapping[str, Any]]) -> Speeds | None:
-    """Lay out the valid measurements that have a latency and a throughput, or None where fewer than two have."""
+    """Lay out the valid measurements, or None where no artifact was measured at more than one batch."""
     valid = [each for each in measurements if each.get("verdict") != "INVALID"]
     points = [each for each in valid if each.get("median", 0) > 0 and each.get("throughput", 0) > 0]
-    if len(points) < 2:
+    where = ("artifact", "device") if len({each.get("device") for each in points}) > 1 else ("artifact",)
+    sweeps: dict[str, list[Mapping[str, Any]]] = {}
+    for each in sorted(points, key=lambda each: int(each.get("batch", 1))):
+        sweeps.setdefault(" on ".join(str(each[key]) for key in where if each.get(key)), []).append(each)
+    if all(len(sweep) < 2 for sweep in sweeps.values()):
         return None
     frame = Chart(560, 280, 56, 548, 12, 246)
     x_axis = _LogAxis.around([each["median"] * 1e3 for each in points], frame.left + 8, frame.right - 8)
     y_axis = _LogAxis.around([each["throughput"] for each in points], frame.bottom - 8, frame.top + 8)
-    groups: dict[str, list[Mark]] = {}
-    for each in sorted(points, key=lambda each: int(each.get("batch", 1))):
-        text = f"batch {each.get('batch', 1)}: {number(each['median'] * 1e3)} ms, {number(each['throughput'])} a second"
-        name = " on ".join(str(each[key]) for key in ("artifact", "device") if each.get(key))
-        mark = Mark(x_axis.at(each["median"] * 1e3), y_axis.at(each["throughput"]), text, str(each.get("batch", 1)))
-        groups.setdefault(name, []).append(mark)
-    lines = [
-        SpeedLine(title, "M" + "L".join(f"{_at(mark.x)} {_at(mark.y)}" for mark in marks), marks)
-        for title, marks in groups.items()
-    ]
+    lines = []
+    for title, sweep in sweeps.items():
+        marks = [_speed_mark(each, x_axis, y_axis) for each in sweep]
+        lines.append(SpeedLine(title, "M" + "L".join(f"{_at(mark.x)} {_at(mark.y)}" for mark in marks), marks))
     return Speeds(frame, lines, x_axis.ticks(), y_axis.ticks())
+
+
+def _speed_mark(each: Mapping[str, Any], x_axis: _LogAxis, y_axis: _LogAxis) -> Mark:
+    batch, latency = str(each.get("batch", 1)), each["median"] * 1e3
+    text = f"batch {batch}: {number(latency)} ms, {number(each['throughput'])} a second"
+    return Mark(x_axis.at(latency), y_axis.at(each["throughput"]), text, batch)

@@ -94,7 +94,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"name": _short, "message": lambda text: _short(text, MESSAGE)}
+    environment.filters |= {"name": _short, "message": lambda text: _short(text, MESSAGE), "ms": _milliseconds}
     environment.globals |= {name: getattr(spelled, name) for name in spelled.__all__}
     environment.globals |= {"key_figure": _key_figure}
     return environment
@@ -102,6 +102,10 @@ def _environment() -> Environment:
 
 def _short(text: str, most: int = NAME) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "–" if seconds is None else f"{1e3 * seconds:.2f}" if seconds < 1e-3 else f"{1e3 * seconds:.1f}"
 
 
 def _facts(report: Report, matrix: Matrix, benchmark: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
