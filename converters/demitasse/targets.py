@@ -120,6 +120,22 @@ TARGETS: dict[str, Target] = {
             fuses_activations=True,
         ),
         Target(
+            "tflite-16x8",
+            ".16x8.tflite",
+            Layout.CHANNELS_LAST,
+            ("demitasse.writers.tflite", "write_16x8"),
+            fuses_activations=True,
+            calibrated=True,
+            batch=1,
+        ),
+        Target(
+            "tflite-dynamic",
+            ".dynamic.tflite",
+            Layout.CHANNELS_LAST,
+            ("demitasse.writers.tflite", "write_dynamic"),
+            fuses_activations=True,
+        ),
+        Target(
             "savedmodel",
             ".savedmodel",
             Layout.CHANNELS_LAST,

@@ -28,7 +28,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("source", metavar="SOURCE", type=Path, help="prototxt, .h5, .hdf5, .keras or .json")
     parser.add_argument("weights", metavar="WEIGHTS", type=Path, nargs="?", help=".caffemodel, .caffemodel.h5 or .h5")
     parser.add_argument("-o", "--out", required=True, type=Path, metavar="OUT")
-    parser.add_argument("--to", metavar="LIST", help="onnx, tflite, tflite-int8, tflite-f16, savedmodel, weights")
+    parser.add_argument(
+        "--to",
+        metavar="LIST",
+        help="onnx, onnx-int8, onnx-f16, tflite, tflite-int8, tflite-16x8 (8-bit weights, 16-bit activations), "
+        "tflite-dynamic (8-bit weights, no calibration), tflite-f16, savedmodel, weights",
+    )
     parser.add_argument(
         "--calibration", type=Path, metavar="DATA", help="images (folder, .txt list) or arrays for INT8"
     )

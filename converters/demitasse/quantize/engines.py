@@ -96,7 +96,9 @@ class OnnxEngine:
         self._reals = {port.name for port in self._session.get_inputs() if port.type == "tensor(float)"}
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        results = dict(zip(self._outputs, self._session.run(self._outputs, dict(feeds)), strict=True))
+        # Asked for no outputs, a session gives all.
+        arrays = self._session.run(self._outputs, dict(feeds)) if self._outputs else []
+        results = dict(zip(self._outputs, arrays, strict=True))
         return {name: array for name, array in feeds.items() if name in self._reals} | results
 
 

@@ -13,12 +13,23 @@ from demitasse.errors import MalformedModel
 from demitasse.ir.document import Document
 from demitasse.ir.graph import Graph
 from demitasse.writers.tflite.assemble import DOCUMENT, assemble
+from demitasse.writers.tflite.dynamic import write_dynamic
 from demitasse.writers.tflite.emitters import EMITTERS
 from demitasse.writers.tflite.flatbuffer import read_metadata
-from demitasse.writers.tflite.int8 import write_int8
+from demitasse.writers.tflite.int8 import write_16x8, write_int8
 from demitasse.writers.tflite.limits import LIMITS, offences
 
-__all__ = ["EMITTERS", "LIMITS", "offences", "read_document", "write", "write_f16", "write_int8"]
+__all__ = [
+    "EMITTERS",
+    "LIMITS",
+    "offences",
+    "read_document",
+    "write",
+    "write_16x8",
+    "write_dynamic",
+    "write_f16",
+    "write_int8",
+]
 
 
 def write(graph: Graph, path: Path, document: Document) -> None:

@@ -13,9 +13,11 @@ import numpy as np
 from demitasse.ir.weights import Array
 from demitasse.writers.tflite.model import ModelBuilder, Operator, Tensor
 
-__all__ = ["PRODUCTS", "Product", "QuantizedKernel", "product", "quantize_kernel"]
+__all__ = ["LEAST_CHANNEL", "PRODUCTS", "Product", "QuantizedKernel", "product", "quantize_kernel"]
 
 LARGEST = 127
+# No channel's weights get a step that is smaller than this part of the largest one.
+LEAST_CHANNEL = 2.0**-20
 
 # Operator: the places of its data, kernel and bias, and the kernel's axis of output channels.
 PRODUCTS = {

@@ -24,7 +24,7 @@ import numpy as np
 from demitasse.errors import UsageError
 from demitasse.ir.weights import Array
 from demitasse.writers.tflite.assemble import Draft
-from demitasse.writers.tflite.kernels import QuantizedKernel, product, quantize_kernel
+from demitasse.writers.tflite.kernels import LEAST_CHANNEL, QuantizedKernel, product, quantize_kernel
 from demitasse.writers.tflite.model import Operator, Tensor
 
 __all__ = ["Range", "Statistics", "prepare"]
@@ -32,14 +32,12 @@ __all__ = ["Range", "Statistics", "prepare"]
 Range: TypeAlias = tuple[float, float]
 Statistics: TypeAlias = dict[str, dict[str, Array]]
 
-STEPS = 255
+STEPS, WIDE_STEPS = 255, 65534
 # Half of XNNPACK's limits, so that rounding can't cross them: 256 for steps of products and sums, 1024 for terms.
 MOST_BEFORE = 128.0
 MOST_BEHIND = 512.0
 # Biases use half of what 32 bits hold; sums of products need the rest.
 LARGEST_BIAS = 2.0**30
-# No channel's weights get a step that is smaller than this part of the largest one.
-LEAST_CHANNEL = 2.0**-20
 
 # Operators whose result is stored with the step of their first input.
 SAME_STEP = frozenset(
@@ -49,18 +47,19 @@ SAME_STEP = frozenset(
 SUMS = frozenset({"ADD", "SUB"})
 
 
-def prepare(draft: Draft, ranges: Mapping[str, Range]) -> Statistics:
+def prepare(draft: Draft, ranges: Mapping[str, Range], *, wide: bool = False) -> Statistics:
     """Store a draft's kernels as integers, and return the range of each tensor in the words of ai-edge-quantizer.
 
     Args:
         draft: a model whose operations are spelled for integers; its kernels are replaced.
         ranges: the measured range of each real tensor that isn't constant.
+        wide: whether activations are 16-bit integers, symmetric around zero, which XNNPACK has no operators for.
 
     Raises:
         UsageError: a tensor has no range.
     """
-    net = _Net(draft, ranges)
-    for _ in range(2):  # what a sum widens may feed an operator before it
+    net = _Net(draft, ranges, wide=wide)
+    for _ in range(0 if wide else 2):  # what a sum widens may feed an operator before it
         for operator in net.operators:
             net.widen(operator)
     net.store_kernels()
@@ -70,8 +69,9 @@ def prepare(draft: Draft, ranges: Mapping[str, Range]) -> Statistics:
 class _Net:
     """The operators of a model that compute with integers, and the range of each of their tensors."""
 
-    def __init__(self, draft: Draft, ranges: Mapping[str, Range]) -> None:
+    def __init__(self, draft: Draft, ranges: Mapping[str, Range], *, wide: bool) -> None:
         model = draft.model
+        self.wide = wide
         self.model = model
         self.operators = [operator for operator in model.operators if operator.outputs[0].name not in draft.real]
         real = [tensor for tensor in model.tensors if tensor.type.dtype.is_float]
@@ -92,7 +92,8 @@ class _Net:
             if operator.code in SAME_STEP and operator.outputs[0] in self._ranges:
                 self._roots[operator.outputs[0]] = self._root(operator.inputs[0])
         self._widened: set[Tensor] = set()
-        for tensor in draft.inputs.values():
+        ports = self._ranges if wide else draft.inputs.values()
+        for tensor in list(ports):
             if tensor in self._ranges and self.step(tensor) == 0:
                 self._raise(tensor, 1 / STEPS)
 
@@ -107,11 +108,13 @@ class _Net:
     def range(self, tensor: Tensor) -> Range:
         """Return the range with which a tensor is stored; it contains zero."""
         low, high = self._ranges[self._root(tensor)]
+        if self.wide:
+            return -max(-low, high), max(-low, high)
         return min(low, 0.0), max(high, 0.0)
 
     def step(self, tensor: Tensor) -> float:
         low, high = self.range(tensor)
-        return (high - low) / STEPS
+        return (high - low) / (WIDE_STEPS if self.wide else STEPS)
 
     def _raise(self, tensor: Tensor, least: float) -> None:
         """Widen a tensor's range so that its step is `least` or more."""
