@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from statistics import median
 from typing import NamedTuple
 
@@ -43,9 +45,11 @@ def warm_up(call: Callable[[], object], limit: float, clock: Clock = time.perf_c
         if spent >= limit:
             return Warmth(calls, spent, settled=False)
         samples: list[float] = []
-        while len(samples) < WINDOW_CALLS or sum(samples) < WINDOW_SECONDS:
+        end = spent + WINDOW_SECONDS
+        while len(samples) < WINDOW_CALLS or spent < end:
             samples.append(timed(call, clock))
-        calls, spent = calls + len(samples), spent + sum(samples)
+            spent += samples[-1]
+        calls += len(samples)
         now = median(samples)
         steady = 0 if now < best * (1 - FASTER_BY) else steady + 1
         best = min(best, now)
@@ -61,7 +65,20 @@ def block(call: Callable[[], object], seconds: float, clock: Clock = time.perf_c
     if samples[0] < seconds * UNCOUNTED_SHARE:
         samples.clear()
     spent = sum(samples)
-    while spent < seconds or not samples:
-        samples.append(timed(call, clock))
-        spent += samples[-1]
+    with _without_collection():
+        while spent < seconds or not samples:
+            samples.append(timed(call, clock))
+            spent += samples[-1]
     return samples
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Keep Python from collecting garbage in the middle of a sample: that is none of the model's time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

@@ -28,7 +28,8 @@ class Card(NamedTuple):
 def cards() -> tuple[Card, ...]:
     """List the NVIDIA cards that the driver's own tool knows; none where there is no such tool."""
     rows = _nvidia_smi("name,driver_version,memory.total")
-    return tuple(Card(name, driver, int(memory)) for name, driver, memory in rows if memory.isdecimal())
+    # A card that shares the host's memory has no size of its own.
+    return tuple(Card(row[0], row[1], int(row[2]) if row[2].isdecimal() else 0) for row in rows if len(row) == 3)
 
 
 def memory_in_use() -> int | None:

@@ -1,6 +1,7 @@
 """A model that is timed, as the one who times sees it: asked for blocks of samples, in turn with others.
 
-`ProcessLane` is the real one, a process of its own; tests bring lanes whose samples are drawn from a distribution.
+`EngineLane` is the real one, at a worker in a process of its own; tests bring lanes whose samples are drawn from a
+distribution.
 """
 
 from __future__ import annotations
@@ -12,16 +13,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol
 
 from demitasse.errors import MalformedModel, UsageError
 from demitasse_validation.benchmark.clock import Warmth
 from demitasse_validation.benchmark.engines import EngineKind, Settings
 from demitasse_validation.benchmark.placement import Placement
 
-__all__ = ["Lane", "Loaded", "Memory", "ProcessLane", "RuntimeDied", "why_absent"]
+__all__ = ["EngineLane", "Lane", "Loaded", "Memory", "Process", "RuntimeDied", "Worker", "answered", "why_absent"]
 
 # How long a worker may think about something that has no length of its own, such as building TensorRT's engine.
 PATIENCE = 600.0
@@ -62,18 +64,27 @@ class Lane(Protocol):
         ...
 
 
-class ProcessLane:
-    """An engine in a process of its own.
+class Worker(Protocol):
+    """Answers questions about one model; see `worker.Desk` for the questions."""
 
-    Raises:
-        MalformedModel: the runtime refuses the model.
-        UsageError: the engine can't run here, or the process died.
-    """
+    def ask(self, question: str, /, **details: Any) -> dict[str, Any]:
+        """Return the answer.
 
-    def __init__(self, kind: EngineKind, path: Path, settings: Settings) -> None:
-        self.kind = kind
-        self.path = path
-        self._settings = settings
+        Raises:
+            MalformedModel, UsageError: as the model's engine raises them.
+            RuntimeDied: there will be no answers any more.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let the worker go; it has nothing to save."""
+        ...
+
+
+class Process:
+    """A worker in a process of its own."""
+
+    def __init__(self, settings: Settings) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - `close` closes it
         self._process = subprocess.Popen(
             # -P: the folder that the user stands in is no place to import from.
@@ -85,53 +96,7 @@ class ProcessLane:
         )
         self._received = b""
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.close()
-
-    def absent(self) -> str | None:
-        """Say why the engine can't run here; None if it can."""
-        reason: str | None = self._ask("absent", place=self.kind.place, options=dict(self.kind.options))["reason"]
-        return reason
-
-    def load(self) -> Loaded:
-        answer = self._ask(
-            "load",
-            place=self.kind.place,
-            options=dict(self.kind.options),
-            runtime=self.kind.runtime,
-            path=str(self.path),
-            settings=self._settings.to_dict(),
-        )
-        return Loaded(**answer)
-
-    def prepare(self, batch: int, seed: int) -> float:
-        """Make inputs, run for the first time, and return the seconds that this took."""
-        return float(self._ask("prepare", batch=batch, seed=seed)["first_seconds"])
-
-    def warm(self, what: str, limit: float) -> Warmth:
-        return Warmth(**self._ask("warm", what=what, limit=limit))
-
-    def block(self, what: str, seconds: float) -> list[float]:
-        samples: list[float] = self._ask("block", what=what, seconds=seconds)["samples"]
-        return samples
-
-    def placement(self) -> Placement:
-        answer = self._ask("placement")
-        return Placement(answer["counts"], tuple(answer["strays"]), answer["evidence"])
-
-    def memory(self) -> Memory:
-        return Memory(**self._ask("memory"))
-
-    def close(self) -> None:
-        """End the process: it has nothing to save."""
-        self._process.kill()
-        self._process.communicate()
-        self._log.close()
-
-    def _ask(self, question: str, /, **details: Any) -> dict[str, Any]:
+    def ask(self, question: str, /, **details: Any) -> dict[str, Any]:
         request = json.dumps({"ask": question, **details}) + "\n"
         assert self._process.stdin is not None
         try:
@@ -139,10 +104,12 @@ class ProcessLane:
             self._process.stdin.flush()
         except BrokenPipeError:
             raise self._died(question) from None
-        answer: dict[str, Any] = json.loads(self._read_line(question))
-        if "error" in answer:
-            raise (MalformedModel if answer["error"] == "MalformedModel" else UsageError)(answer["message"])
-        return answer
+        return answered(json.loads(self._read_line(question)))
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._log.close()
 
     def _read_line(self, question: str) -> bytes:
         assert self._process.stdout is not None
@@ -163,13 +130,70 @@ class ProcessLane:
             how = f"did not answer within {PATIENCE:.0f} s"
         self._log.seek(0)
         said = self._log.read().decode("utf-8", "replace").splitlines()[-LAST_LINES:]
-        return RuntimeDied("\n  ".join([f"{self.path}: {self.kind.name} {how} when asked to {question}", *said]))
+        return RuntimeDied("\n  ".join([f"the runtime's process {how} when asked to {question}", *said]))
 
 
-def why_absent(kind: EngineKind) -> str | None:
+def answered(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return an answer, or raise the error that it is."""
+    if "error" in answer:
+        raise (MalformedModel if answer["error"] == "MalformedModel" else UsageError)(answer["message"])
+    return answer
+
+
+class EngineLane:
+    """An engine and a model, at a worker's."""
+
+    def __init__(self, kind: EngineKind, path: Path, settings: Settings, worker: Worker) -> None:
+        self.kind = kind
+        self.path = path
+        self._settings = settings
+        self._worker = worker
+
+    def absent(self) -> str | None:
+        """Say why the engine can't run here; None if it can."""
+        reason: str | None = self._worker.ask("absent", place=self.kind.place, options=dict(self.kind.options))[
+            "reason"
+        ]
+        return reason
+
+    def load(self) -> Loaded:
+        try:
+            answer = self._worker.ask(
+                "load",
+                place=self.kind.place,
+                options=dict(self.kind.options),
+                runtime=self.kind.runtime,
+                path=str(self.path),
+                settings=self._settings.to_dict(),
+            )
+        except RuntimeDied as error:
+            raise RuntimeDied(f"{self.path}: in {self.kind.name}, {error}") from error
+        return Loaded(**answer)
+
+    def prepare(self, batch: int, seed: int) -> float:
+        """Make inputs, run for the first time, and return the seconds that this took."""
+        return float(self._worker.ask("prepare", batch=batch, seed=seed)["first_seconds"])
+
+    def warm(self, what: str, limit: float) -> Warmth:
+        return Warmth(**self._worker.ask("warm", what=what, limit=limit))
+
+    def block(self, what: str, seconds: float) -> list[float]:
+        samples: list[float] = self._worker.ask("block", what=what, seconds=seconds)["samples"]
+        return samples
+
+    def placement(self) -> Placement:
+        answer = self._worker.ask("placement")
+        return Placement(answer["counts"], tuple(answer["strays"]), answer["evidence"])
+
+    def memory(self) -> Memory:
+        return Memory(**self._worker.ask("memory"))
+
+
+def why_absent(kind: EngineKind, workers: Callable[[Settings], Worker] = Process) -> str | None:
     """Say why an engine can't run on this machine, as a process of its own finds out; None if it can."""
-    with ProcessLane(kind, Path(), Settings(threads=1)) as lane:
-        return lane.absent()
+    settings = Settings(threads=1)
+    with closing(workers(settings)) as worker:
+        return EngineLane(kind, Path(), settings, worker).absent()
 
 
 def _variables(settings: Settings) -> Mapping[str, str]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from demitasse.errors import UsageError
-from demitasse_validation.benchmark.engines import EngineKind, engines_for
-from demitasse_validation.benchmark.lane import why_absent
+from demitasse_validation.benchmark.engines import EngineKind, Settings, engines_for
+from demitasse_validation.benchmark.lane import Process, Worker, why_absent
 
-__all__ = ["DEVICES", "Contender", "select"]
+__all__ = ["DEVICES", "Contender", "Workers", "select"]
 
 DEVICES = ("auto", "cpu", "gpu")
+
+Workers = Callable[[Settings], Worker]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ def select(
     weights: Path | None = None,
     device: str = "auto",
     engines: Sequence[str] = (),
+    workers: Workers = Process,
 ) -> list[Contender]:
     """Pair every artifact with the engines that run it on a device.
 
@@ -44,6 +47,7 @@ def select(
         weights: the source's weights.
         device: `cpu`, `gpu`, or `auto`: a graphics card for each model that an engine can use one for.
         engines: names of `engines.ENGINES`; by default all that run without being asked for.
+        workers: where engines find out whether they can run.
 
     Raises:
         UsageError: a file is missing or of no known kind, no engine of those named runs it, or the device isn't there;
@@ -52,7 +56,7 @@ def select(
     given = [path for path in (*artifacts, source, weights) if path is not None]
     if missing := [path for path in given if not path.exists()]:
         raise UsageError("\n  ".join(["there is no such file:", *map(str, missing)]))
-    search = _Search(tuple(engines))
+    search = _Search(tuple(engines), workers)
     chosen = [contender for path in artifacts for contender in search.find(path, device)]
     if source is not None:
         chosen += [Contender(source, each.kind, weights) for each in search.find(source, "cpu")]
@@ -65,8 +69,9 @@ def select(
 class _Search:
     """Looks for engines; each is asked once whether it can run on this machine."""
 
-    def __init__(self, names: tuple[str, ...]) -> None:
+    def __init__(self, names: tuple[str, ...], workers: Workers) -> None:
         self.names = names
+        self.workers = workers
         self.faults: list[str] = []
         self._absent: dict[str, str | None] = {}
 
@@ -83,5 +88,5 @@ class _Search:
 
     def _reason(self, kind: EngineKind) -> str | None:
         if kind.name not in self._absent:
-            self._absent[kind.name] = None if kind.is_always_there else why_absent(kind)
+            self._absent[kind.name] = None if kind.is_always_there else why_absent(kind, self.workers)
         return self._absent[kind.name]

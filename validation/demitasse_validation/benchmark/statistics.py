@@ -34,7 +34,7 @@ Samples = Sequence[float] | Floats
 LOADGEN_CONFIDENCE = 0.99
 CONFIDENCE = 0.95
 
-RESAMPLES = 4000
+RESAMPLES = 2000
 
 # How much is cut off each end before averaging: what is left is the midmean, which single disturbed rounds don't move.
 TRIM = 0.25

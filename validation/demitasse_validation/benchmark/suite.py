@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +12,10 @@ from demitasse.errors import DemitasseError, UsageError
 from demitasse_validation.benchmark import devices, machine
 from demitasse_validation.benchmark.engines import YARDSTICK, Settings
 from demitasse_validation.benchmark.interleave import COMPUTE, RUN, Track, interleave, paired_ratio
-from demitasse_validation.benchmark.lane import Loaded, ProcessLane
+from demitasse_validation.benchmark.lane import EngineLane, Loaded, Process
 from demitasse_validation.benchmark.placement import Placement
 from demitasse_validation.benchmark.results import Comparison, Failure, Plan, Report, Result
-from demitasse_validation.benchmark.selection import Contender, select
+from demitasse_validation.benchmark.selection import Contender, Workers, select
 from demitasse_validation.benchmark.verdicts import invalid, judge, noise_of
 from demitasse_validation.environment import environment
 
@@ -46,7 +46,12 @@ def benchmark(path: Path, *, seconds: float, batch: int = 1, device: str = "cpu"
 
 
 def measure(
-    chosen: Sequence[Contender], plan: Plan, *, batches: Sequence[int] = (1,), progress: Progress | None = None
+    chosen: Sequence[Contender],
+    plan: Plan,
+    *,
+    batches: Sequence[int] = (1,),
+    workers: Workers = Process,
+    progress: Progress | None = None,
 ) -> Report:
     """Time models against each other at each batch; the first is the baseline, and is timed twice to show the noise.
 
@@ -54,6 +59,7 @@ def measure(
         chosen: what `select` found.
         plan: how to measure.
         batches: the sizes of the sweep; a model of a fixed batch is left out at others, and a note says so.
+        workers: where models are timed: each in a process of its own.
         progress: called with what is being done, how much of it is done, and of how much.
 
     Raises:
@@ -62,7 +68,7 @@ def measure(
     """
     activity, turns = machine.Activity(), []
     for batch in batches:
-        turns.append(_Turn(plan, batch, progress))
+        turns.append(_Turn(plan, batch, workers, progress))
         turns[-1].time(chosen, with_noise=True)
     notes = [*machine.warnings(plan.threads), *(note for turn in turns for note in turn.notes)]
     if not any(turn.results or turn.failures for turn in turns):
@@ -88,7 +94,7 @@ class _Started:
     """A model in a process that is ready to be timed."""
 
     contender: Contender
-    lane: ProcessLane
+    lane: EngineLane
     track: Track
     loaded: Loaded
     first_seconds: float
@@ -99,9 +105,10 @@ class _Started:
 class _Turn:
     """All models at one batch."""
 
-    def __init__(self, plan: Plan, batch: int, progress: Progress | None = None) -> None:
+    def __init__(self, plan: Plan, batch: int, workers: Workers = Process, progress: Progress | None = None) -> None:
         self.plan = plan
         self.batch = batch
+        self.workers = workers
         self.progress = progress
         self.results: list[Result] = []
         self.failures: list[Failure] = []
@@ -137,7 +144,8 @@ class _Turn:
         before = devices.memory_in_use() if on_card else None
         weights = None if contender.weights is None else str(contender.weights)
         settings = Settings(self.plan.threads, self.plan.tf32, weights)
-        lane = stack.enter_context(ProcessLane(contender.kind, contender.path, settings))
+        worker = stack.enter_context(closing(self.workers(settings)))
+        lane = EngineLane(contender.kind, contender.path, settings, worker)
         loaded = lane.load()
         if loaded.batch not in (None, self.batch):
             name, fixed = contender.path.name, loaded.batch
@@ -153,8 +161,9 @@ class _Turn:
         held = after - before if after is not None and before is not None else None
         return _Started(contender, lane, Track(lane, contender.name), loaded, first_seconds, held, placement)
 
-    def _yardstick(self, stack: ExitStack) -> ProcessLane:
-        lane = stack.enter_context(ProcessLane(YARDSTICK, Path(), Settings(self.plan.threads)))
+    def _yardstick(self, stack: ExitStack) -> EngineLane:
+        settings = Settings(self.plan.threads)
+        lane = EngineLane(YARDSTICK, Path(), settings, stack.enter_context(closing(self.workers(settings))))
         lane.load()
         lane.prepare(1, self.plan.seed)
         return lane

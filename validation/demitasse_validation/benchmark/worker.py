@@ -6,7 +6,6 @@ to stderr.
 
 from __future__ import annotations
 
-import gc
 import importlib
 import json
 import os
@@ -78,8 +77,6 @@ class Desk:
 
     def warm(self, what: str, limit: float) -> dict[str, Any]:
         """Warm up one of the two calls."""
-        gc.collect()
-        gc.disable()  # a collection in the middle of a sample is none of the model's time
         return clock.warm_up(self._call(what), limit)._asdict()
 
     def block(self, what: str, seconds: float) -> dict[str, Any]:
