@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from demitasse.ir.graph import Status
 from demitasse_validation.report import ArtifactReport, LayerResult, Ranked
-from demitasse_validation.report.figures import bound, number, share_used
+from demitasse_validation.report.figures import bound, counted, number, share_used
 from demitasse_validation.report.matrix import Matrix, Row, cell_text
 
 __all__ = [
@@ -429,7 +429,7 @@ def _histogram(artifact: ArtifactReport, axis: _LogAxis, frame: Chart, metric: s
             *_bar_span(place, edges, axis),
             round(room * total / most, 1),
             round(room * failing / most, 1),
-            f"{total} layers {_bar_text(place, edges)}{f', {failing} fail' if failing else ''}",
+            f"{counted(total, 'layer')} {_bar_text(place, edges)}{f', {failing} fail' if failing else ''}",
         )
         for place, (total, failing) in sorted(counts.items())
     ]
