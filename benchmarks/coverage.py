@@ -175,6 +175,11 @@ def examine(zoo: Path, prototxt: Path) -> Row:
         try:
             given: dict[str, Any] = {"input_shapes": SHAPES.get(prototxt.stem), "stages": STAGES.get(prototxt.stem, ())}
             shapes = {key.removeprefix("in:"): array.shape for key, array in golden.items() if key.startswith("in:")}
+            shapes |= {
+                key.removeprefix("inshape:"): tuple(map(int, dims))
+                for key, dims in golden.items()
+                if key.startswith("inshape:")
+            }
             given["input_shapes"] = given["input_shapes"] or shapes or None
             weights, row.weights = find_weights(zoo, prototxt, Path(scratch), given)
             graph = replace(read(prototxt, weights, **given), batch_is_dynamic=False)
