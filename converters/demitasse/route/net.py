@@ -151,7 +151,8 @@ class KerasNet:
             raise UsageError(f"{source}: holds its own weights; weights apart belong to an architecture as .json")
         if weights is None and source.suffix == ".json":
             raise UsageError(f"{source}: holds no weights; give the file with the weights, too")
-        what = f"{source}: Keras {self._keras.__version__} can't load it (its own classes come with --plugin, and files of older Keras are read without --route)"
+        hint = "its own classes come with --plugin, and files of older Keras are read without --route"
+        what = f"{source}: Keras {self._keras.__version__} can't load it ({hint})"
         with saying_what_failed(what, UsageError):
             if weights is not None:
                 model = self._keras.models.model_from_json(source.read_text("utf-8"), dict(objects))
