@@ -45,9 +45,10 @@ class CaffeNet:
         top = self.layer("Convolution", name, [source], name, params, weights.astype(np.float32))
         mean, variance = self.random.normal(0, 0.1, out), self.random.uniform(0.8, 1.2, out)
         statistics = [mean.astype(np.float32), variance.astype(np.float32), np.ones(1, np.float32)]
-        self.layer("BatchNorm", f"bn{suffix}", [top], top, "batch_norm_param { use_global_stats: true }", *statistics)
+        norm = f"_{suffix}" if suffix == "conv1" else suffix
+        self.layer("BatchNorm", f"bn{norm}", [top], top, "batch_norm_param { use_global_stats: true }", *statistics)
         scale = [self.random.uniform(0.4, 0.8, out).astype(np.float32), np.zeros(out, np.float32)]
-        self.layer("Scale", f"scale{suffix}", [top], top, "scale_param { bias_term: true }", *scale)
+        self.layer("Scale", f"scale{norm}", [top], top, "scale_param { bias_term: true }", *scale)
         if relu:
             self.layer("ReLU", f"{name}_relu", [top], top)
         return top
@@ -62,7 +63,9 @@ def write_resnet(depth: int, folder: Path, seed: int = 0) -> tuple[Path, Path]:
     for stage, blocks in enumerate(BLOCKS[depth]):
         width = 64 << stage
         for block in range(blocks):
-            label = f"{stage + 2}{'a' if block == 0 else f'b{block}'}"
+            # The release letters the blocks of short stages, and numbers those of the long ones after the first.
+            numbered = depth > 50 and stage in (1, 2) and block > 0
+            label = f"{stage + 2}{f'b{block}' if numbered else 'abcdef'[block]}"
             stride = 2 if stage and block == 0 else 1
             top, given = _bottleneck(net, top, label, (given, width), stride, projects=block == 0), 4 * width
     top = net.layer("Pooling", "pool5", [top], "pool5", "pooling_param { kernel_size: 7 stride: 1 pool: AVE }")
