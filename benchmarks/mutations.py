@@ -30,6 +30,7 @@ sys.path.insert(0, str(REPOSITORY / "tests"))
 
 from demitasse.errors import DemitasseError  # noqa: E402
 from demitasse.ir.document import Document, SourceFile, describe  # noqa: E402
+from demitasse.ir.evaluate import evaluate  # noqa: E402
 from demitasse.ir.graph import Graph, Node, Status  # noqa: E402
 from demitasse.ir.ops import Cast, DType, Reshape  # noqa: E402
 from demitasse.passes import can_change_batch, with_batch  # noqa: E402
@@ -100,13 +101,17 @@ class Mutant:
 
 @dataclass
 class Outcome:
-    """What became of a mutant: how far it moves an output (1 is its peak), whether it was caught, what was named."""
+    """What became of a mutant: how far it moves an output (1 is its peak), whether it was caught, what was named.
+
+    `noise` is how far the sound artifact's 8 bits move it; 0 for formats of real numbers.
+    """
 
     net: str
     target: str
     fault: str
     group: str
     moved: float
+    noise: float
     caught: bool
     right: bool
     named: str
@@ -114,8 +119,8 @@ class Outcome:
 
     @property
     def counts(self) -> bool:
-        """Whether the fault moves an output by more than float32 rounding."""
-        return self.moved > FLOAT_TOLERANCE
+        """Whether the fault moves an output by more than rounding: to float32, or to 8 bits in the sound artifact."""
+        return self.moved > max(FLOAT_TOLERANCE, self.noise)
 
 
 def nets(zoo: Path) -> list[Net]:
@@ -330,6 +335,18 @@ def moved(sound: Arrays | None, broken: Arrays | None) -> float:
     return worst
 
 
+def quantization_noise(maker: Maker, sound: Arrays | None) -> float:
+    """Say how far the sound artifact's outputs are from the source's, in shares of their peaks."""
+    worst = 0.0
+    steps = list(inputs_for(maker.source, Random(2, seed=SEED), None).steps(1))
+    for port in maker.document.outputs:
+        for place, step in enumerate(steps):
+            exact = evaluate(maker.source, step.feeds, keep=[port.name])[port.name]
+            given = port.storage.restore((sound or {})[port.tensor][place])
+            worst = max(worst, float(np.abs(given - exact).max()) / max(float(np.abs(exact).max()), 1e-30))
+    return worst
+
+
 def named(report: ArtifactReport) -> frozenset[str]:
     """Return the layers that the report names first: one, and what was folded into it."""
     for finding in report.findings:
@@ -345,6 +362,7 @@ def judge(maker: Maker, mutants: Sequence[Mutant]) -> list[Outcome]:
     batches = (1, 2) if dynamic else (1,)
     sound_path = maker.sound()
     sound = {batch: outputs(maker, sound_path, batch) for batch in batches}
+    noise = quantization_noise(maker, sound[1]) if maker.target.name == "tflite-int8" else 0.0
     outcomes = []
     runnable = [(mutant, {batch: outputs(maker, mutant.path, batch) for batch in batches}) for mutant in mutants]
     runnable = [(mutant, results) for mutant, results in runnable if all(results.values())]
@@ -368,6 +386,7 @@ def judge(maker: Maker, mutants: Sequence[Mutant]) -> list[Outcome]:
                     mutant.fault,
                     mutant.group,
                     distance,
+                    noise,
                     not result.passed,
                     not mutant.layers or bool(names & mutant.layers),
                     " + ".join(sorted(names)),
@@ -408,8 +427,8 @@ def page(outcomes: Sequence[Outcome], clean: int, alarms: Sequence[str], command
         (
             f"{len(kinds)} kinds of fault, put into {len({each.net for each in outcomes})} nets and "
             f"{len({each.target for each in outcomes})} formats: {len(outcomes)} faulty artifacts. "
-            f"{len(counting)} of them move an output by more than {FLOAT_TOLERANCE:g} of its peak , which "
-            "is measured without the validator; the others are the faults that nobody could see in that net."
+            f"{len(counting)} of them count: they move an output by more than {FLOAT_TOLERANCE:g} of its peak, and in "
+            "INT8 by more than the sound artifact's 8 bits do, which is measured without the validator."
         ),
         "",
         "| | faults that count | caught | right layer named first |",

@@ -24,6 +24,9 @@ LEAST_NORMAL = float(np.finfo(np.float32).tiny)
 # to 0.008 of it, so that what moves less may well round to one number.
 LEAST_MOVEMENT = 0.03
 
+# And how far in shares of what channels are usually off: noise in the layers before can hold a channel at 0 after ReLU.
+NOISES = 4.0
+
 
 class Ailment(NamedTuple):
     """Something that is wrong whatever the figures say; `kind` is a finding's."""
@@ -41,6 +44,7 @@ class Health:
 
     axis: int
     _extremes: list[npt.NDArray[np.float64]] = field(default_factory=list)
+    _errors: npt.NDArray[np.float64] | float = 0.0
     _denormal: int = 0
 
     def add(self, reference: Array, candidate: Array) -> None:
@@ -55,6 +59,7 @@ class Health:
             old = self._extremes[0]
             found = np.concatenate([np.minimum(old[:2], found[:2]), np.maximum(old[2:], found[2:])])
         self._extremes = [found]
+        self._errors = np.maximum(self._errors, np.abs(candidate - reference).max(axis=axes).ravel())
         tiny = (candidate != 0) & (np.abs(candidate) < LEAST_NORMAL)
         if tiny.any():
             self._denormal += int(np.count_nonzero(tiny & (np.abs(reference) > 2 * LEAST_NORMAL)))
@@ -67,7 +72,8 @@ class Health:
         with np.errstate(invalid="ignore"):
             movement = high - low
             peak = float(np.abs([low, high]).max())
-            moving = movement > LEAST_MOVEMENT * peak
+            usual = float(np.median(self._errors))
+            moving = movement > max(LEAST_MOVEMENT * peak, NOISES * usual)
             dead = np.flatnonzero(moving & (given_low == given_high))
         if len(dead) and given_low.min() == given_high.max():
             yield Ailment("constant", f"every element is {given_low[0]:.6g}, whatever goes in")

@@ -14,12 +14,13 @@ from demitasse.errors import UsageError
 from demitasse.ir.document import Document, Port
 from demitasse.ir.graph import Graph, Status, Storage
 from demitasse.ir.weights import Array
-from demitasse_validation.align import Alignment, Link, align, sources_of_divergence
+from demitasse_validation.align import Alignment, Link, align, is_foreign, sources_of_divergence
 from demitasse_validation.conduct import Conduct
 from demitasse_validation.health import Health
-from demitasse_validation.inputs import Step
+from demitasse_validation.inputs import Step as Samples
+from demitasse_validation.local import Locals, Step
 from demitasse_validation.ranks import Ranks, blob_kind, channel_axis, class_axis
-from demitasse_validation.report import ArtifactReport, Finding, LayerResult, Ranked, Severity
+from demitasse_validation.report import ArtifactReport, Finding, LayerResult, Ranked, Role, Severity
 from demitasse_validation.runtimes import Runner, TensorSpec
 from demitasse_validation.tally import Tally, describe_excess
 from demitasse_validation.tolerances import Rule, Tolerances
@@ -28,6 +29,12 @@ __all__ = ["Subject"]
 
 # In how many steps a run looks at each channel, runs everything twice, and compares a sample alone with it in a batch.
 CLOSE_LOOKS = 4
+
+# What the writer adds to the name of the integers that a real input or output is stored in.
+QUANTIZED = "_quantized"
+
+# How much larger, in shares of the peak, an error leaves an amplifier than it came.
+AMPLIFIED = 3.0
 
 
 @dataclass
@@ -58,6 +65,8 @@ class Subject:
         names = {link.tensor: link.origin.layer for link in self._measured() if link.tensor}
         self._conduct = Conduct(self.runner, self._may_stack(), names)
         self._steps = 0
+        self._held = self._steps_of_tensors()
+        self._locals = None if is_foreign(self.document) else self._make_locals()
         self._ranks: list[Ranks] = []
         for port in self._comparable_outputs():
             axis = class_axis(self.graph, port.name, self.labels)
@@ -92,7 +101,7 @@ class Subject:
         """Whether its inputs are what its document says."""
         return all(port.tensor in self.runner.inputs for port in self.document.inputs)
 
-    def _feeds(self, step: Step) -> dict[str, Array]:
+    def _feeds(self, step: Samples) -> dict[str, Array]:
         feeds = {}
         for port in self.document.inputs:
             array = step.feeds.get(port.name)
@@ -108,22 +117,28 @@ class Subject:
 
     # --- what it gives ---
 
-    def add(self, step: Step, reference: Mapping[str, Array]) -> None:
+    def add(self, step: Samples, reference: Mapping[str, Array]) -> None:
         """Run one step and measure everything in it against the source's values."""
         feeds = self._feeds(step)
         start = time.perf_counter()
         outputs = self.runner.run(feeds)
         if self._steps < CLOSE_LOOKS:
             self._conduct.add(feeds, outputs)
-        layers = self.runner.run_layers(feeds, [link.tensor for link in self._measured() if link.tensor])
+        wanted = [link.tensor for link in self._measured() if link.tensor]
+        layers = self.runner.run_layers(feeds, [*wanted, *(f"{name}{QUANTIZED}" for name in self._held)])
         self.seconds += time.perf_counter() - start
+        given = {}
         for link in self._measured():
             if link.tensor in layers and link.storage is not None:
                 stored, expected = layers[link.tensor], reference[link.blob]
+                exact = layers.get(f"{link.tensor}{QUANTIZED}", stored)
+                given[link.blob] = _restored(exact, link.storage, expected, may_reshape=link.status is Status.IDENTITY)
                 restored = _restored(stored, link.storage, expected, may_reshape=link.status is Status.IDENTITY)
                 self._layers[link.blob].add(expected, restored, step.label)
                 if self._steps < CLOSE_LOOKS:
                     self._health[link.blob].add(expected, restored)
+        if self._locals is not None and self._steps < CLOSE_LOOKS:
+            self._locals.add(step.feeds, given)
         restored_outputs = {}
         for port in self._comparable_outputs():
             expected = reference[port.name]
@@ -134,6 +149,27 @@ class Subject:
         for ranks in self._ranks:
             if restored_outputs[ranks.output].shape == reference[ranks.output].shape:
                 ranks.add(step.names, reference[ranks.output], restored_outputs[ranks.output])
+
+    def _steps_of_tensors(self) -> dict[str, Step]:
+        """Map the tensors that are integers to their steps; a real input or output has a tensor of integers beside."""
+        quantization = getattr(self.runner, "quantization", None)
+        found: dict[str, Step] = {}
+        if quantization is None:
+            return found
+        for link in self._measured():
+            names = [name for name in (f"{link.tensor}{QUANTIZED}", link.tensor) if name]
+            present = [name for name in names if name not in self.runner.missing(names)]
+            known = next((each for each in map(quantization, present) if each is not None), None)
+            if known is not None and link.tensor is not None and known.scale.size == 1:
+                limits, scale, zero = np.iinfo(known.dtype), float(known.scale[0]), int(known.zero_point[0])
+                found[link.tensor] = Step(scale, (limits.min - zero) * scale, (limits.max - zero) * scale)
+        return found
+
+    def _make_locals(self) -> Locals:
+        links = [link for link in self._measured() if self.graph.type(link.blob).rank]
+        steps = {link.blob: self._held[link.tensor] for link in links if link.tensor in self._held}
+        axes = {link.blob: channel_axis(self.graph, link.blob) for link in links}
+        return Locals(self.graph, self.document.target, steps, axes)
 
     def _may_stack(self) -> bool:
         """Whether every input takes any number of samples at once, along the first axis of the artifact's tensor."""
@@ -157,7 +193,8 @@ class Subject:
         layers = tuple(self._layer_result(link) for link in self.alignment.links)
         outputs = tuple(self._output_result(port) for port in self._comparable_outputs())
         failing = {result.blob for result in layers if result.passed is False and result.metrics}
-        divergence = sources_of_divergence(self.graph, failing)
+        divergence = self._divergence(layers, failing)
+        layers = tuple(self._with_role(result, layers, failing) for result in layers)
         ranks = tuple(ranks.result() for ranks in self._ranks)
         findings = [
             *self._interface,
@@ -191,6 +228,30 @@ class Subject:
             findings=tuple(findings),
             seconds=self.seconds,
         )
+
+    def _divergence(self, layers: Sequence[LayerResult], failing: Collection[str]) -> tuple[str, ...]:
+        """Name the blobs to look at first: those whose layer is wrong by itself, or else the first that fail."""
+        first = sources_of_divergence(self.graph, failing)
+        alone = {result.blob for result in layers if result.blob in failing and self._fault_alone(result.blob)}
+        return tuple(blob for blob in dict.fromkeys(result.blob for result in layers) if blob in {*first, *alone})
+
+    def _fault_alone(self, blob: str) -> str:
+        error = self._locals.errors.get(blob) if self._locals is not None else None
+        return "" if error is None else error.fault
+
+    def _with_role(self, result: LayerResult, layers: Sequence[LayerResult], failing: Collection[str]) -> LayerResult:
+        """Say what part a layer that is off has in its error."""
+        if result.blob not in failing or not result.metrics:
+            return result
+        if self._fault_alone(result.blob) or self._locals is None or result.blob not in self._locals.errors:
+            return replace(result, role=Role.SOURCE if self._fault_alone(result.blob) else None)
+        share = {each.blob: each.metrics["relative_to_peak"] for each in layers if each.metrics}
+        fed = [share[name] for name in self._fed_by(result.blob) if name in share]
+        grew = result.metrics["relative_to_peak"] > AMPLIFIED * max(fed, default=0.0)
+        return replace(result, role=Role.AMPLIFIER if grew else Role.VICTIM)
+
+    def _fed_by(self, blob: str) -> tuple[str, ...]:
+        return next((layer.inputs for layer in self.graph.layers if blob in layer.outputs), ())
 
     def _rule(self, blob: str, names: Sequence[str]) -> Rule:
         rule = self.tolerances.rule(self.document.target, names, blob_kind(self.graph, blob))
@@ -231,15 +292,20 @@ class Subject:
     def _judged(self, result: LayerResult, tally: Tally) -> LayerResult:
         rule = self._rule(result.blob, [result.layer, result.blob])
         judgement = tally.judge(rule)
+        error = self._locals.errors.get(result.blob) if self._locals is not None else None
+        alone = error.fault if error is not None and tally is self._layers.get(result.blob) else ""
+        if judgement.passed and alone and rule in self.tolerances.overrides:
+            alone = ""  # who allowed the layer's error allowed its cause
         return replace(
             result,
-            passed=judgement.passed,
+            passed=judgement.passed and not alone,
+            local=error.figures if error is not None and error.sums.count else None,
             together_with=self.alignment.folded_into(result.blob),
             metrics=judgement.metrics,
             limits=dict(rule.limits),
             reason=rule.reason,
             worst_sample=tally.worst_sample,
-            note=judgement.fault or result.note,
+            note=judgement.fault or (alone if judgement.passed else "") or result.note,
         )
 
     # --- findings ---
