@@ -21,6 +21,7 @@ __all__ = [
     "figure",
     "key_metric",
     "line_of",
+    "local_figure",
     "measured",
     "named_together",
     "number",
@@ -72,6 +73,13 @@ def figure(name: str, value: float) -> str:
 def key_metric(layer: LayerResult) -> str:
     """Name the metric that a layer is judged by, or else the one that compares layers of any scale."""
     return next(iter(layer.limits or {"relative_to_peak": 0.0}))
+
+
+def local_figure(layer: LayerResult) -> str:
+    """Spell what a layer alone is off by, in the metric that it is judged by if that was measured."""
+    local = layer.local or {}
+    name = next((name for name in (key_metric(layer), "relative_to_peak", *local) if name in local), None)
+    return "" if name is None else figure(name, local[name])
 
 
 def describe(metrics: Mapping[str, float]) -> str:

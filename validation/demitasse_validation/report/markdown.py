@@ -18,6 +18,7 @@ from demitasse_validation.report.figures import (
     covered,
     figure,
     key_metric,
+    local_figure,
     measured,
     number,
     preprocessing_text,
@@ -185,9 +186,9 @@ def _head(page: _Page, report: Report) -> None:
         for title, artifact in zip(titles(report), report.artifacts, strict=True)
     ]
     rows += [
-        (_mark(each.passed), f"source in {_plain(each.runtime)}", _worst_text(each.layers), "", "", counted, "")
+        (_mark(each.passed), f"source in {_plain(each.runtime)}", _worst_text(each.layers), "", "", computed, "")
         for each in report.runtimes
-        for counted in [f"{len(measured(each.layers))} of {len(each.layers)}"]
+        for computed in [f"{len(measured(each.layers))} of {len(each.layers)}"]
     ]
     heads = ("", "", "worst layer", "worst output", "best class agrees", "blobs compared", "size")
     page.add_table(heads, rows, "artifacts")
@@ -202,8 +203,9 @@ def _findings(page: _Page, report: Report) -> None:
     loud: list[str] = []
     quiet: list[str] = []
     for title, findings in groups:
+        leads = next((finding for finding in findings if finding.kind == "divergence"), None)
         for finding in by_severity(findings):
-            if finding.kind == "divergence":
+            if finding is leads:
                 firsts.append(f"> {WORDS[finding.severity]} {_code(title)} {_plain(finding.message)}")
             else:
                 (quiet if finding.severity is Severity.NOTE else loud).append(_finding_line(title, finding))
@@ -235,7 +237,7 @@ def _worst_layers(page: _Page, title: str, artifact: ArtifactReport) -> None:
             _with_others(layer),
             _plain(layer.type),
             _figure(layer),
-            *([number(layer.local.get("relative_to_peak", float("nan"))) if layer.local else ""] if with_local else []),
+            *([local_figure(layer)] if with_local else []),
             share_text(layer),
             figure("sqnr_db", (layer.metrics or {}).get("sqnr_db", float("nan"))).replace(" ", "\u00a0"),
             _code(layer.worst_sample or ""),
