@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from demitasse.errors import Offence, Unsupported
+from demitasse.errors import Offence, Unsupported, UsageError
 from demitasse.ir.graph import Graph
 from demitasse.ir.ops import Shape
 from demitasse.readers.keras.assemble import assemble
@@ -39,6 +39,7 @@ def read(
     outputs: Sequence[str] | None = None,
     plugins: Iterable[Path] = (),
     lambdas: Mapping[str, str] | None = None,
+    backend: str | None = None,
 ) -> Graph:
     """Read a Keras model into a graph.
 
@@ -49,6 +50,8 @@ def read(
         outputs: layers or values to cut the net at, by name. None takes the model's own outputs.
         plugins: Python files with readers of further layers (see `reads`). They are run: only give files you trust.
         lambdas: for Lambda layers, by name, what they compute: a small expression such as `x / 127.5 - 1`.
+        backend: what the model was trained on, where the file doesn't say so, as those of Keras 1 don't: `theano`
+            (whose kernels are the other way round) or `tensorflow`.
 
     Returns:
         A graph in the source's layout. Its kernels are views into the mapped file wherever that is possible. Values
@@ -61,7 +64,15 @@ def read(
         UsageError: an output or input that the net doesn't have, an input whose shape nobody says, missing weights,
             or a bad plugin or expression.
     """
-    return explain(path, weights, input_shapes=input_shapes, outputs=outputs, plugins=plugins, lambdas=lambdas).graph
+    return explain(
+        path,
+        weights,
+        input_shapes=input_shapes,
+        outputs=outputs,
+        plugins=plugins,
+        lambdas=lambdas,
+        backend=backend,
+    ).graph
 
 
 def explain(
@@ -72,15 +83,18 @@ def explain(
     outputs: Sequence[str] | None = None,
     plugins: Iterable[Path] = (),
     lambdas: Mapping[str, str] | None = None,
+    backend: str | None = None,
 ) -> Reading:
     """Read a Keras model as `read` does, and return the traps that its layers met along with the graph."""
+    if backend not in (None, "theano", "tensorflow"):
+        raise UsageError(f"{backend!r} is no backend; there are 'theano' and 'tensorflow'")
     expressions = {name: Expression.parse(text, name) for name, text in (lambdas or {}).items()}
     added: dict[str, LayerFunction] = {}
     for plugin in plugins:
         added |= REGISTRY.load_plugin(plugin)
     contents = [open_file(each) for each in (path, weights) if each is not None]
     _refuse_dangers(path, [each for content in contents for each in content.findings], expressions, added)
-    source = combine(contents[0], contents[1] if weights is not None else None)
+    source = combine(contents[0], contents[1] if weights is not None else None, backend)
     return assemble(
         parse_model(source.config, str(path)),
         source.generation,

@@ -252,7 +252,6 @@ class LayerBuilder:
         whole = (*place.part, *part)
         key = (place.route, whole, role)
         if key not in self._assembly.slots:
-            theano = self.generation.backend == "theano"
             self._assembly.slots[key] = Slot(
                 "/".join([place.owner, *(name for name in part if name != "cell"), role]),
                 (*place.position, len(self._assembly.slots)),
@@ -262,7 +261,7 @@ class LayerBuilder:
                 (Form(shape), *otherwise),
                 listed_again,
                 trained and place.trained and self.params.get("trainable", True) is not False,
-                tuple(flipped) if theano else (),
+                tuple(flipped) if self.generation.is_theano else (),
             )
         return self._assembly.slots[key]
 

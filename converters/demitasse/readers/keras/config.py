@@ -39,19 +39,23 @@ MODEL_KINDS = frozenset({"Functional", "Model", "Sequential"})
 
 
 class Generation(NamedTuple):
-    """The Keras that wrote a file: its version, whether it was TensorFlow's own copy, and the backend it ran on."""
+    """The Keras that wrote a file: its version, whether it was TensorFlow's own, and the backend, if that is known."""
 
     major: int
     minor: int
     is_tensorflow: bool
-    backend: str = "tensorflow"
+    backend: str | None = None
+
+    @property
+    def is_theano(self) -> bool:
+        return self.backend == "theano"
 
     @classmethod
     def parse(cls, version: str, backend: str | None) -> Generation:
         """Read a version such as `2.2.4-tf`; standalone Keras never had 2.5 or a later 2.x."""
         numbers = [int(part) if part.isdecimal() else 0 for part in version.partition("-")[0].split(".")]
         major, minor = [*numbers, 0, 0][:2]
-        return cls(major, minor, version.endswith("-tf") or (major == 2 and minor >= 4), backend or "tensorflow")
+        return cls(major, minor, version.endswith("-tf") or (major == 2 and minor >= 4), backend)
 
 
 class Tensor(NamedTuple):
@@ -125,18 +129,28 @@ def parse_json(text: str | bytes, where: str) -> dict[str, Any]:
     return parsed
 
 
-def generation_of(config: Json, version: str | None, backend: str | None) -> Generation:
-    """Tell which Keras wrote an architecture; where no version is stated, its spelling tells the generation."""
+def generation_of(config: Json, version: str | None, backend: str | None, otherwise: str | None = None) -> Generation:
+    """Tell which Keras wrote an architecture; where no version is stated, its spelling tells the generation.
+
+    Args:
+        config: the architecture.
+        version: the version that the file states besides.
+        backend: the backend that it states.
+        otherwise: the backend where nothing states one.
+    """
+    said = backend or config.get("backend") or otherwise
+    ran_on = said if isinstance(said, str) else None
     stated = version or config.get("keras_version")
     if isinstance(stated, str):
-        spoken = config.get("backend")
-        return Generation.parse(stated, backend or (spoken if isinstance(spoken, str) else None))
+        return Generation.parse(stated, ran_on)
     text = json.dumps(config)
     if '"batch_shape"' in text or '"DTypePolicy"' in text or '"keras_history"' in text:
         return Generation(3, 0, is_tensorflow=False)
-    if '"border_mode"' in text or '"nb_filter"' in text or '"W_regularizer"' in text:
-        return Generation(1, 0, is_tensorflow=False, backend=backend or "tensorflow")
-    return Generation(2, 0, is_tensorflow='"module"' in text or '"Functional"' in text, backend=backend or "tensorflow")
+    if any(
+        f'"{word}"' in text for word in ("border_mode", "nb_filter", "W_regularizer", "output_dim", "p", "dim_ordering")
+    ):
+        return Generation(1, 0, is_tensorflow=False, backend=ran_on)
+    return Generation(2, 0, is_tensorflow='"module"' in text or '"Functional"' in text, backend=ran_on)
 
 
 def parse_model(config: Json, where: str) -> Model:
@@ -149,9 +163,39 @@ def parse_model(config: Json, where: str) -> Model:
     if not isinstance(kind, str) or inner is None:
         raise MalformedModel("the architecture has no class_name and config: no Keras model", where=where)
     try:
-        return _model(kind, inner, "model", where)
+        return _with_one_order(_model(kind, inner, "model", where))
     except RecursionError as error:
         raise MalformedModel("the architecture is nested too deeply", where=where) from error
+
+
+def _with_one_order(model: Model) -> Model:
+    """Give the layers that don't state the order of their axes the order that the others state.
+
+    Keras 1 left it out for some kinds of layers, and took it from the user's settings when it read a file.
+    """
+    if "channels_first" not in _orders(model):
+        return model
+    return _ordered(model, "channels_first")
+
+
+def _orders(model: Model) -> set[str]:
+    nested = (_orders(layer.model) for layer in model.layers if layer.model is not None)
+    return {str(layer.config.get("data_format")) for layer in model.layers}.union(*nested)
+
+
+def _ordered(model: Model, order: str) -> Model:
+    layers = []
+    for layer in model.layers:
+        if layer.model is not None:
+            layer = replace(layer, model=_ordered(layer.model, order))
+        elif layer.kind in _UNORDERED and layer.config.get("data_format") is None:
+            layer = replace(layer, config={**layer.config, "data_format": order})
+        layers.append(layer)
+    return replace(model, layers=tuple(layers))
+
+
+_UNORDERED = frozenset(f"{kind}{rank}D" for kind in ("UpSampling", "Cropping", "ZeroPadding") for rank in (2, 3))
+"""Kinds of layers whose order of axes files of Keras 1 don't state."""
 
 
 def parse_layer(config: object, where: str) -> Layer:
@@ -229,12 +273,36 @@ def _sequential(name: str, entries: Sequence[Any], built: object, where: str) ->
         raise MalformedModel(f"the Sequential {name!r} has no layers", where=where)
     layers = [_layer(entry, (), where) for entry in entries]
     chain: list[Layer] = []
-    if layers[0].kind != "InputLayer":
+    inputs: list[Tensor] = []
+    if layers[0].kind == "Merge":
+        chain, call = _branches(layers[0], where)
+        inputs = [Tensor(layer.name, 0, 0) for layer in chain if layer.kind == "InputLayer"]
+        chain.append(replace(layers.pop(0), calls=(call,)))
+    elif layers[0].kind != "InputLayer":
         chain.append(_made_up_input(layers[0], built))
     for layer in layers:
         calls = (Call((Tensor(chain[-1].name, 0, 0),), {}),) if chain else ()
         chain.append(replace(layer, calls=calls))
-    return Model(name, tuple(chain), (Tensor(chain[0].name, 0, 0),), (Tensor(chain[-1].name, 0, 0),))
+    return Model(name, tuple(chain), tuple(inputs) or (Tensor(chain[0].name, 0, 0),), (Tensor(chain[-1].name, 0, 0),))
+
+
+def _branches(merge: Layer, where: str) -> tuple[list[Layer], Call]:
+    """Lay out the nets that a Sequential of Keras 1 begins with, which its first layer joins.
+
+    Returns:
+        Their inputs and the nets themselves, and the call that joins them.
+    """
+    inputs: list[Layer] = []
+    nets: list[Layer] = []
+    for number, entry in enumerate(_list(merge.config.get("layers"), "the layers of a Merge", where)):
+        net = _layer(entry, (), where)
+        net = replace(net, name=f"{net.name}_{number}")  # a Sequential of Keras 1 has no name in the file
+        if net.model is None:
+            raise MalformedModel(f"the Merge {merge.name!r} joins a {net.kind}, which is no net", where=where)
+        ends = {tensor.layer for tensor in net.model.inputs}
+        inputs += [layer for layer in net.model.layers if layer.name in ends]
+        nets.append(replace(net, calls=(Call(([*net.model.inputs],), {}),)))
+    return [*inputs, *nets], Call(([Tensor(net.name, 0, 0) for net in nets],), {})
 
 
 def _made_up_input(first: Layer, built: object) -> Layer:

@@ -51,8 +51,10 @@ class Source:
     weights: WeightStore | None
 
 
-def combine(first: Content, second: Content | None) -> Source:
+def combine(first: Content, second: Content | None, backend: str | None) -> Source:
     """Take the architecture of one file, and the weights of it or of another one.
+
+    `backend` is what the model was trained on, where no file says so.
 
     Raises:
         UsageError: the first file holds no architecture, or the second no weights.
@@ -67,7 +69,7 @@ def combine(first: Content, second: Content | None) -> Source:
     held = second or first
     # A full .h5 file without a version is Keras 1's, which wrote none at first (hdf5_format.py takes it so too).
     version = first.version or ("1" if first.weights is not None and "keras_version" not in first.config else None)
-    generation = generation_of(first.config, version, held.backend or first.backend)
+    generation = generation_of(first.config, version, held.backend or first.backend, backend)
     store = _store(held.weights, str(held.path), generation) if held.weights is not None else None
     return Source(first.path, first.config, generation, store)
 

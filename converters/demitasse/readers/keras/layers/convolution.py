@@ -40,7 +40,9 @@ def _window(layer: LayerBuilder, rank: int) -> Window:
 def _pads(layer: LayerBuilder, window: Window) -> tuple[Padding, ...]:
     match layer.params.choice("padding", ("valid", "same", "causal"), "valid"):
         case "same":
-            return same_pads(window.spatial, window.kernel, window.stride, window.dilation)
+            return same_pads(
+                window.spatial, window.kernel, window.stride, window.dilation, theano=layer.generation.is_theano
+            )
         case "causal":
             if len(window.kernel) > 1:
                 raise layer.malformed("causal padding is for one spatial axis")
@@ -202,7 +204,7 @@ def _convolve_transposed(layer: LayerBuilder, rank: int) -> Operand:
         extra = extra * rank if len(extra) == 1 else extra
     params.ignore("output_shape")  # Keras 1 stated the whole shape, which is what follows from the rest
     cut = [
-        transposed_pads(*sizes[:4], same=same, output_padding=sizes[4])
+        transposed_pads(*sizes[:4], same=same, output_padding=sizes[4], theano=layer.generation.is_theano)
         for sizes in zip(window.spatial, window.kernel, window.stride, window.dilation, extra, strict=True)
     ]
     kernel = layer.weight(

@@ -11,6 +11,7 @@ from demitasse.ir.ops import (
     Gather,
     Reduce,
     ReduceFunction,
+    UnaryFunction,
 )
 from demitasse.readers.keras.activations import activate
 from demitasse.readers.keras.builder import LayerBuilder
@@ -25,6 +26,22 @@ def dense(layer: LayerBuilder) -> str:
     kernel = layer.weight("kernel", (inside, units), axes=(1, 0))
     bias = (layer.weight("bias", (units,)),) if layer.params.flag("use_bias", True) else ()
     return activate(layer, layer.apply(Dense(), x, kernel, *bias))
+
+
+@reads("Highway")
+def highway(layer: LayerBuilder) -> str:
+    """Mix the input with a product of it, as a learned gate says (Srivastava et al. 2015), in Keras 1."""
+    x = layer.real(layer.x)
+    width = layer.shape(x)[-1]
+    square, vector = (width, width), (width,)
+    kernel, gate_kernel = (layer.weight(role, square, axes=(1, 0)) for role in ("kernel", "gate_kernel"))
+    biases: tuple[tuple[str, ...], ...] = ((), ())
+    if layer.params.flag("use_bias", True):
+        biases = ((layer.weight("bias", vector),), (layer.weight("gate_bias", vector),))
+    layer.params.ignore("transform_bias")  # the gate's bias before training
+    gate = layer.unary(UnaryFunction.SIGMOID, layer.apply(Dense(), x, gate_kernel, *biases[1]))
+    y = activate(layer, layer.apply(Dense(), x, kernel, *biases[0]))
+    return layer.add(layer.mul(y, gate), layer.mul(layer.sub(1.0, gate), x))
 
 
 @reads("Embedding")

@@ -118,7 +118,7 @@ def merge(layer: LayerBuilder) -> str:
     params = layer.params
     mode = params.text("mode", "sum")
     params.ignore("mode_type", "output_shape", "output_shape_type", "output_mask", "output_mask_type", "arguments")
-    params.ignore("node_indices", "tensor_indices", "dot_axes", "concat_axis")
+    params.ignore("node_indices", "tensor_indices", "dot_axes", "concat_axis", "layers")
     match mode:
         case "sum" | "mul" | "max" | "ave":
             functions = {"sum": BinaryFunction.ADD, "mul": BinaryFunction.MUL, "max": BinaryFunction.MAX}
@@ -127,8 +127,12 @@ def merge(layer: LayerBuilder) -> str:
         case "concat":
             return _concatenated(layer, params.integer("concat_axis", -1))
         case "dot" | "cos":
-            axes = tuple(entry for entry in params.numbers("dot_axes", (-1.0,)))
-            pair = tuple(int(axis) for axis in (axes * 2 if len(axes) == 1 else axes))
-            return _dot(layer, pair, normalize=mode == "cos")
+            axes = [int(axis) for axis in params.numbers("dot_axes", (-1.0,))]
+            y = _dot(layer, axes * 2 if len(axes) == 1 else axes, normalize=mode == "cos")
+            if mode == "dot":
+                return y
+            if max(map(layer.rank, layer.inputs(2))) > 2:
+                raise layer.unsupported("the mode 'cos' of more than vectors")
+            return layer.reshape(y, 0, 1, 1)
         case _:
             raise layer.unsupported(f"the mode {mode!r}, which is a function of the author's own")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from demitasse.ir.ops import AveragePool, MaxPool, Reduce, ReduceFunction
+from collections.abc import Sequence
+
+from demitasse.ir.ops import AveragePool, Layout, MaxPool, Pad, Padding, Reduce, ReduceFunction
 from demitasse.readers.keras.builder import LayerBuilder, Operand
 from demitasse.readers.keras.registry import reads
 from demitasse.readers.keras.windows import no_pads, same_pads
@@ -15,13 +17,24 @@ def _pool(layer: LayerBuilder, rank: int, op: type[MaxPool] | type[AveragePool])
     stride = params.sizes("strides", rank) if "strides" in params else window
     params.ignore("strides")
     shape = layer.shape(layer.x)
-    pads = no_pads(rank)
+    x, pads = layer.real(layer.x), no_pads(rank)
     if params.choice("padding", ("valid", "same"), "valid") == "same":
         sizes = [shape[axis] for axis in layout.spatial_axes(rank + 2)]
-        pads = same_pads(sizes, window, stride, (1,) * rank)
+        theano = layer.generation.is_theano
+        pads = same_pads(sizes, window, stride, (1,) * rank, theano=theano, pools=True)
         if any(map(any, pads)) and op is AveragePool:
-            layer.trap("the average of a window at the edge is over its elements inside the image alone")
-    return layer.apply(op(window, stride, pads, layout=layout), layer.real(layer.x))
+            if theano:  # where zeros count
+                x, pads = _padded(layer, x, layout, pads), no_pads(rank)
+            else:
+                layer.trap("the average of a window at the edge is over its elements inside the image alone")
+    return layer.apply(op(window, stride, pads, layout=layout), x)
+
+
+def _padded(layer: LayerBuilder, x: str, layout: Layout, pads: Sequence[Padding]) -> Operand:
+    every = [Padding(0, 0)] * layer.rank(x)
+    for axis, pad in zip(layout.spatial_axes(layer.rank(x)), pads, strict=True):
+        every[axis] = pad
+    return layer.apply(Pad(tuple(every)), x)
 
 
 @reads("MaxPooling1D")
