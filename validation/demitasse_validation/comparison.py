@@ -28,6 +28,7 @@ from demitasse_validation.align import is_foreign
 from demitasse_validation.environment import environment
 from demitasse_validation.inputs import Inputs, Random, Step, inputs_for
 from demitasse_validation.report import Finding, Report, Severity
+from demitasse_validation.rounding import Rounding
 from demitasse_validation.runtimes import Runner, open_runner
 from demitasse_validation.runtimes.evaluator import EvaluatorRunner
 from demitasse_validation.runtimes.keras import KerasRunner
@@ -104,7 +105,12 @@ def compare(
         runner = KerasRunner(net, graph)
         reference = runner if foreign else reference
         witnesses += [] if foreign else [Witness("keras", runner, graph, tolerances)]
-    run = _Run(graph, given, subjects, witnesses, progress, reference)
+    rounding = None if foreign else Rounding(graph)
+    for subject in subjects:
+        subject.rounding = rounding
+    for witness in witnesses:
+        witness.rounding = rounding
+    run = _Run(graph, given, subjects, witnesses, progress, reference, rounding)
     run.everything()
     files = tuple(SourceFile.of(path) for path in (source, weights) if path is not None)
     reports = tuple(subject.report() for subject in subjects)
@@ -232,6 +238,7 @@ class _Run:
     witnesses: Sequence[Witness]
     progress: Progress | None
     reference: Runner
+    rounding: Rounding | None
 
     def everything(self) -> None:
         """Run all samples, for each number of them that artifacts take at once; the witnesses join the first round."""
@@ -244,7 +251,7 @@ class _Run:
         for place, (batch, subjects) in enumerate(sorted(rounds.items())):
             for step in self.inputs.steps(batch):
                 self._tell(done, total)
-                self._step(step, subjects, self.witnesses if place == 0 else ())
+                self._step(step, subjects, self.witnesses if place == 0 else (), is_first_round=place == 0)
                 done += 1
         self._tell(done, total)
 
@@ -252,9 +259,13 @@ class _Run:
         if self.progress is not None:
             self.progress("compare", done, total)
 
-    def _step(self, step: Step, subjects: Sequence[Subject], witnesses: Sequence[Witness]) -> None:
+    def _step(
+        self, step: Step, subjects: Sequence[Subject], witnesses: Sequence[Witness], *, is_first_round: bool
+    ) -> None:
         wanted = frozenset[str]().union(*[s.blobs for s in subjects], *[w.blobs for w in witnesses])
         reference = self._reference(step, wanted)
+        if is_first_round and self.rounding is not None and (witnesses or any(s.is_float32 for s in subjects)):
+            self.rounding.add(step.feeds, reference)
         for witness in witnesses:
             witness.add(step, reference)
         for subject in subjects:

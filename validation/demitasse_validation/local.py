@@ -38,6 +38,7 @@ from demitasse.ir.ops import (
     ReduceFunction,
     Relu,
     Reshape,
+    Resize,
     Slice,
     Tile,
     Transpose,
@@ -51,6 +52,9 @@ __all__ = ["LocalError", "Locals", "Step"]
 # What a float32 layer alone may be off by, in shares of its peak: runtimes that sum thousands of products in different
 # orders stay a hundred times below 1e-4, which is for whole nets.
 REAL_LIMIT = 2e-5
+
+# A coordinate of a resize is computed in float32 as well: what that adds, for each element of the image's side.
+COORDINATE = 4 * 2.0**-23
 
 # How many steps an 8-bit kernel may add to the rounding of its result: half a step for rounding, and as much again for
 # the fixed-point arithmetic that rescales sums. Sound artifacts show 0.51 for products, 0.76 for sums and means.
@@ -77,10 +81,10 @@ class Step:
 class LocalError:
     """Sums over what one layer did alone.
 
-    `allowed` is how many steps a quantized result may be off, None for one that isn't quantized or is computed in
-    several roundings. In steps: `largest` is the largest error; for each channel, `gain` sums the products of errors
-    and values, `values` squares of values, and `peak` is the largest of them, so that a channel which is a little too
-    large throughout stands out.
+    `allowed` is how far the result may be off: steps of a quantized one, shares of its peak for a real one; None where
+    nothing can be said, as of what 8 bits compute in several roundings. In steps: `largest` is the largest error; for
+    each channel, `gain` sums the products of errors and values, `values` squares of values, and `peak` is the largest
+    of them, so that a channel which is a little too large throughout stands out.
     """
 
     axis: int
@@ -118,9 +122,9 @@ class LocalError:
         if self.step is not None:
             return self._fault_in_steps()
         share = METRICS["relative_to_peak"].of(self.sums)
-        if METRICS["relative_to_peak"].holds(share, REAL_LIMIT) or self.allowed is None:
+        if self.allowed is None or METRICS["relative_to_peak"].holds(share, self.allowed):
             return ""
-        return f"alone it is off by {share:.3g} of its peak, rounding explains {REAL_LIMIT:.0e}"
+        return f"alone it is off by {share:.3g} of its peak, rounding explains {self.allowed:.2g}"
 
     def _fault_in_steps(self) -> str:
         if self.allowed is None:
@@ -156,9 +160,10 @@ class Locals:
         self._pools = ThreadpoolController()
 
     def _allowed(self, nodes: Collection[Node], steps: Mapping[str, Step]) -> float | None:
-        """Say by how many steps a result may be off, or 0 for a real one; None where nothing can be said."""
+        """Say by how many steps a result may be off, or by which share of its peak; None where nothing can be said."""
         if self.bits > 8:
-            return 0.0
+            sizes = [max(self.graph.type(n.outputs[0]).shape) for n in nodes if isinstance(n.op, Resize)]
+            return REAL_LIMIT + COORDINATE * sum(sizes)
         if not all(map(_is_one_kernel, nodes)):
             return None
         anchors = [name for node in nodes for name in node.inputs if name in steps]

@@ -21,6 +21,7 @@ from demitasse_validation.inputs import Step as Samples
 from demitasse_validation.local import Locals, Step
 from demitasse_validation.ranks import Ranks, blob_kind, channel_axis, class_axis
 from demitasse_validation.report import ArtifactReport, Finding, LayerResult, Ranked, Role, Severity
+from demitasse_validation.rounding import Rounding
 from demitasse_validation.runtimes import Runner, TensorSpec
 from demitasse_validation.tally import Tally, describe_excess
 from demitasse_validation.tolerances import Rule, Tolerances
@@ -54,6 +55,7 @@ class Subject:
     alignment: Alignment = field(init=False)
     used_rules: list[Rule] = field(default_factory=list)
     seconds: float = 0.0
+    rounding: Rounding | None = None
 
     def __post_init__(self) -> None:
         tensors = [record.tensor for record in self.document.provenance if record.tensor and record.axes is not None]
@@ -80,6 +82,11 @@ class Subject:
     def folds_preprocessing(self) -> bool:
         """Whether it takes pixels where the source takes prepared values."""
         return bool(self.document.options.get("fold_preprocessing"))
+
+    @property
+    def is_float32(self) -> bool:
+        """Whether it stores and computes in float32, so that rounding to that explains all that it may be off."""
+        return not self.document.target.endswith(("int8", "f16"))
 
     @property
     def blobs(self) -> frozenset[str]:
@@ -291,6 +298,8 @@ class Subject:
 
     def _judged(self, result: LayerResult, tally: Tally) -> LayerResult:
         rule = self._rule(result.blob, [result.layer, result.blob])
+        if self.rounding is not None and self.is_float32 and rule in self.tolerances.rules:
+            rule = self.rounding.rule(result.blob, rule, tally.sums.peak)
         judgement = tally.judge(rule)
         error = self._locals.errors.get(result.blob) if self._locals is not None else None
         alone = error.fault if error is not None and tally is self._layers.get(result.blob) else ""

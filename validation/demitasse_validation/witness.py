@@ -16,6 +16,7 @@ from demitasse_validation.align import sources_of_divergence
 from demitasse_validation.inputs import Step
 from demitasse_validation.ranks import blob_kind
 from demitasse_validation.report import Finding, LayerResult, RuntimeReport, Severity
+from demitasse_validation.rounding import Rounding
 from demitasse_validation.runtimes import Runner
 from demitasse_validation.subject import divergence_findings, health_findings
 from demitasse_validation.tally import Tally
@@ -37,6 +38,7 @@ class Witness:
     tolerances: Tolerances
     used_rules: list[Rule] = field(default_factory=list)
     seconds: float = 0.0
+    rounding: Rounding | None = None
 
     def __post_init__(self) -> None:
         self._tallies: dict[str, Tally] = {}
@@ -101,6 +103,11 @@ class Witness:
             return result
         rule = self.tolerances.rule(self.name, [layer.origin.layer, blob], blob_kind(self.graph, blob))
         self.used_rules.append(rule)
+        if self.rounding is not None and rule in self.tolerances.rules:
+            derived = self.rounding.rule(blob, rule, self._tallies[blob].sums.peak)
+            # Foreign runtimes approximate more (OpenCV's exponential, its Winograd convolutions): never tighter.
+            wider = any(derived.limits[name] > limit for name, limit in rule.limits.items())
+            rule = derived if wider else rule
         judgement = self._tallies[blob].judge(rule)
         return replace(
             result,
