@@ -129,6 +129,7 @@ def convert(
     fold: bool = False,
     labels: Sequence[str] | None = None,
     plugins: Iterable[Path] = (),
+    reading: Mapping[str, Any] | None = None,
     route: str | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
@@ -150,6 +151,7 @@ def convert(
         fold: whether to put the preprocessing's arithmetic into the artifacts, which then take uint8 RGB.
         labels: one a class, stored in the artifacts.
         plugins: Python files with readers for further layer types; they are run.
+        reading: what the format's own `read` takes besides: `phase`, `level`, `stages` (Caffe), `lambdas` (Keras).
         route: "tensorflow" lets Keras load a Keras file, which runs what is in it, and TensorFlow's converters write.
         progress: called with a step's name, how much of it is done, and how much there is (0 where unknown).
 
@@ -168,7 +170,7 @@ def convert(
     with clock.step("read"):
         given: dict[str, Any] = {"input_shapes": input_shapes, "outputs": outputs, "plugins": plugins}
         net = KerasNet(source, weights, **given) if route is not None else None
-        graph = net.graph if net is not None else read(source, weights, **given)
+        graph = net.graph if net is not None else read(source, weights, **given, **(reading or {}))
         files = tuple(SourceFile.of(path) for path in (source, weights) if path is not None)
     contract = preprocessing or graph.preprocessing
     folded = contract.to_dict() if fold and contract is not None else None
@@ -185,6 +187,7 @@ def convert(
         "int8_io": int8_io,
         "fold_preprocessing": folded,
         "route": route,
+        "reading": dict(reading or {}),
         "input_shapes": {name: list(shape) for name, shape in (input_shapes or {}).items()},
     }
     with clock.step("simplify"):

@@ -165,7 +165,10 @@ def _read(source: Path, weights: Path | None, documents: Mapping[Path, Document]
         for name, shape in document.options.get("input_shapes", {}).items():
             if shapes.setdefault(name, tuple(shape))[1:] != tuple(shape)[1:]:
                 raise UsageError(f"{path}: was made for another shape of input {name!r} than the other artifacts")
-    graph = read(source, weights, input_shapes=shapes or None, plugins=plugins)
+    said = next((said for each in documents.values() if (said := each.options.get("reading"))), {})
+    # An artifact may come from anybody: of what it says, only what can't name a file or run anything is passed on.
+    reading = {name: said[name] for name in ("phase", "level", "stages", "lambdas") if name in said}
+    graph = read(source, weights, input_shapes=shapes or None, plugins=plugins, **reading)
     return with_batch(graph, 1, dynamic=True) if can_change_batch(graph) is None else graph
 
 

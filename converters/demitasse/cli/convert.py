@@ -72,6 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
             preprocessing=options.preprocessing(arguments),
             fold=arguments.fold_preprocessing,
             labels=options.labels(arguments.labels),
+            reading=options.reading(arguments),
             route=arguments.route,
             progress=progress,
             **options.source_options(arguments),

@@ -32,6 +32,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="store_true",
         help="list the traps that apply to each layer, and what each target makes of them",
     )
+    parser.add_argument(
+        "--security", action="store_true", help="list what in a Keras file could do harm, and read no more"
+    )
     parser.add_argument("--graph", action="store_true", help="print the graph that the source is read into")
     options.add_source(parser)
     return parser
@@ -52,6 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
             )
         _print_document(document, arguments.json)
         return 0
+    if arguments.security:
+        return _security(arguments.source, arguments.json)
     graph, traps = _read(arguments)
     if arguments.graph:
         from demitasse.ir.text import dump
@@ -72,11 +77,36 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _security(source: Path, as_json: bool) -> int:
+    """List the dangers in a source; the status is 1 if there are any."""
+    from demitasse.readers import source_format
+
+    if not source.exists():
+        raise UsageError(f"{source}: there is no such file")
+    findings = []
+    if source_format(source) == "keras":
+        from demitasse.readers.keras import security_findings
+
+        findings = security_findings(source)
+    if as_json:
+        found = [{"danger": each.danger.name, "where": each.where, "detail": each.detail} for each in findings]
+        print(json.dumps({"file": str(source), "findings": found}, ensure_ascii=False))
+    else:
+        for finding in findings:
+            print(finding)
+        print(
+            f"{source}: {len(findings)} findings; nothing in the file was run"
+            if findings
+            else f"{source}: nothing found"
+        )
+    return 1 if findings else 0
+
+
 def _read(arguments: argparse.Namespace) -> tuple[Graph, list[dict[str, Any]]]:
     """Read the source, without weights if none are given, along with the traps that its reader knows of."""
     from demitasse.readers import READERS, read, source_format
 
-    read_options = options.source_options(arguments)
+    read_options = options.source_options(arguments) | options.reading(arguments)
     name = source_format(arguments.source)
     module = next(importlib.import_module(reader.module) for reader in READERS if reader.name == name)
     if not hasattr(module, "explain") or arguments.source.suffix == ".caffemodel":

@@ -22,6 +22,7 @@ __all__ = [
     "names",
     "positive",
     "preprocessing",
+    "reading",
     "source_options",
 ]
 
@@ -45,6 +46,17 @@ def add_source(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.py",
         help="Python file with readers for further layer types; it is run: give only files you trust",
     )
+    group.add_argument("--phase", choices=("TEST", "TRAIN"), help="Caffe: the phase that include and exclude rules see")
+    group.add_argument("--level", type=int, metavar="N", help="Caffe: the level that they see")
+    group.add_argument("--stage", action="append", default=[], metavar="NAME", help="Caffe: a stage that they see")
+    group.add_argument(
+        "--lambda",
+        action="append",
+        default=[],
+        dest="lambdas",
+        metavar="NAME=EXPR",
+        help="Keras: what a Lambda layer computes, as arithmetic on x: scale=x / 255",
+    )
 
 
 def add_route(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +75,23 @@ def source_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "outputs": names(arguments.outputs),
         "plugins": arguments.plugin,
     }
+
+
+def reading(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what one source format's reader alone takes, as far as it was given."""
+    lambdas = {}
+    for text in arguments.lambdas:
+        name, separator, expression = text.partition("=")
+        if not separator or not name.strip() or not expression.strip():
+            raise UsageError(f"--lambda {text}: write it as NAME=EXPR, with x for the layer's input")
+        lambdas[name.strip()] = expression.strip()
+    given = {
+        "phase": arguments.phase,
+        "level": arguments.level,
+        "stages": arguments.stage or None,
+        "lambdas": lambdas or None,
+    }
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def names(text: str | None) -> list[str] | None:
