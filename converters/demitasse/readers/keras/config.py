@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from demitasse.errors import MalformedModel
+from demitasse.readers.keras.node_def import translate
 from demitasse.readers.keras.upgrade import modern_config, modern_kind
 
 __all__ = [
@@ -249,10 +250,24 @@ def _layer(data: object, calls: Sequence[Call], where: str, *, maybe_operation: 
     if bare in MODEL_KINDS:
         return Layer(name, bare, {}, tuple(calls), _model(bare, config, name, where), kind, origin)
     body = _object(config, f"the config of the layer {name!r}", where)
+    if bare == "TensorFlowOpLayer":
+        return _operation_layer(name, body, calls, where)
     modern = _kind(kind, body, module, maybe_operation)
     if modern.startswith("tf."):  # the function is the kind now
         body = {key: value for key, value in body.items() if key != "function"}
     return Layer(name, modern, modern_config(modern, body), tuple(calls), None, kind, origin)
+
+
+def _operation_layer(name: str, config: Json, calls: Sequence[Call], where: str) -> Layer:
+    """Read a layer that holds a node of a TensorFlow graph."""
+    stated = config.get("node_def")
+    node = parse_json(stated, where) if isinstance(stated, str) else _object(stated, "a node_def", where)
+    place = f"{where}, layer {name!r}"
+    translated = [translate(config, node, list(call.tensors()), place) for call in calls]
+    kinds = {each.function for each in translated if each is not None}
+    known = [Call(each.args, each.kwargs) for each in translated if each is not None]
+    kind = f"tf.{kinds.pop()}" if kinds else f"TensorFlowOpLayer {node.get('op')}"
+    return Layer(name, kind, {}, tuple(known or calls), None, "TensorFlowOpLayer", "")
 
 
 def _kind(kind: str, config: Json, module: str, maybe_operation: bool) -> str:

@@ -322,7 +322,7 @@ def reduce(layer: LayerBuilder) -> str:
     if layer.params.get("initial") is not None:
         raise layer.unsupported("an initial value")
     axes = _axes(layer, layer.argument(1, "axis"), layer.rank(x))
-    keepdims = bool(layer.argument(2, "keepdims", default=False))
+    keepdims = bool(layer.argument(2, "keepdims", "keep_dims", default=False))
     return layer.apply(Reduce(function, axes, keepdims), layer.real(x))
 
 
@@ -331,7 +331,7 @@ def variance(layer: LayerBuilder) -> str:
     """Take the variance or the standard deviation along axes."""
     x = layer.real(_value(layer, 0, "x", "input_tensor"))
     axes = _axes(layer, layer.argument(1, "axis"), layer.rank(x))
-    keepdims = bool(layer.argument(2, "keepdims", default=False))
+    keepdims = bool(layer.argument(2, "keepdims", "keep_dims", default=False))
     centred = layer.sub(x, layer.apply(Reduce(ReduceFunction.MEAN, axes, keepdims=True), x))
     squares = layer.unary(UnaryFunction.SQUARE, centred)
     result = layer.apply(Reduce(ReduceFunction.MEAN, axes, keepdims), squares)
@@ -366,7 +366,7 @@ def argmax(layer: LayerBuilder) -> str:
     x = _value(layer)
     axis = layer.axis(int(layer.argument(1, "axis", default=0)), layer.rank(x))
     layer.argument(9, "output_type", "dimension")
-    return layer.apply(ArgMax(axis, bool(layer.argument(2, "keepdims", default=False))), layer.real(x))
+    return layer.apply(ArgMax(axis, bool(layer.argument(2, "keepdims", "keep_dims", default=False))), layer.real(x))
 
 
 @reads("ops.Matmul", "tf.linalg.matmul")
@@ -439,7 +439,7 @@ def squeeze(layer: LayerBuilder) -> str:
     """Remove axes of one element."""
     x = _value(layer)
     shape, stated = layer.shape(x), layer.argument(1, "axis")
-    if stated is None:
+    if stated is None or stated == []:
         axes = tuple(axis for axis, dim in enumerate(shape) if dim == 1 and axis > 0)
     else:
         axes = _axes(layer, stated, len(shape))
