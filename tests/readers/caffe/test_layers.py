@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from random import Random
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -767,3 +770,46 @@ def test_relu_is_one_operation(tmp_path: Path) -> None:
     assert [node.op for node in graph.nodes] == [Relu()]
     assert graph.nodes[0].origin.where.endswith("net.prototxt:2, layer 'r' (ReLU)")
     assert math.prod(graph.type("r").shape) == 3
+
+
+# --- hostile files ----------------------------------------------------------------------------------------------------
+
+ODD_VALUES = (
+    "inf",
+    "nan",
+    "true",
+    "AVE",
+    "0",
+    "-1",
+    "4294967295",
+    "1e38",
+    "1e-45",
+    "9223372036854775807",
+    "0.5",
+    '"x"',
+)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_damaged_nets_are_refused_by_design(seed: int, golden: Path, tmp_path: Path) -> None:
+    """Replaces values and types in golden nets; whatever comes out, only designed errors may."""
+    random = Random(seed)
+    structures = [path.read_text() for path in sorted(golden.glob("caffe*/*/*.prototxt"))]
+    kinds = sorted(set(re.findall(r'(?<=type: )"\w+"', "".join(structures))))
+    files = Files(tmp_path / "net.prototxt", None)
+    outcomes = Counter[str]()
+    for _ in range(60):
+        text = random.choice(structures)
+        for pattern, choices in ((r"(?<=: )[-.\w]+", ODD_VALUES), (r'(?<=type: )"\w+"', kinds)):
+            found = list(re.finditer(pattern, text))
+            if found and (pattern.startswith("(?<=:") or random.random() < 0.3):
+                hit = random.choice(found)
+                text = text[: hit.start()] + random.choice(choices) + text[hit.end() :]
+        files.structure.write_text(text)
+        try:
+            check(read(*files, allow_missing_weights=True))
+            outcomes["read"] += 1
+        except (MalformedModel, Unsupported, UsageError) as error:
+            outcomes[type(error).__name__] += 1
+    assert outcomes["MalformedModel"] > 0
+    assert outcomes["read"] > 0

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from demitasse.errors import MalformedModel, Offence, Unsupported, UsageError
 from demitasse.ir.graph import Graph, SourceLayer, infer_types, live_names
 from demitasse.ir.ops import Shape, ShapeError, TensorType
-from demitasse.readers.caffe.builder import Assembly, LayerBuilder, Trap, origin_of
+from demitasse.readers.caffe.builder import MOST_IN_A_BLOB, Assembly, LayerBuilder, Trap, origin_of
 from demitasse.readers.caffe.deploy import DeployNet
 from demitasse.readers.caffe.layers import REFUSED
 from demitasse.readers.caffe.net import Layer, NetInput
@@ -176,8 +177,8 @@ def _add_inputs(graph: Graph, inputs: Sequence[NetInput], live: set[str], shapes
                 f"{origin.where}: nothing says the shape of the input {entry.name!r}; "
                 f"give --input-shape {entry.name}=1,3,224,224 (or what it is)"
             )
-        if any(dim < 1 for dim in shape):
-            raise MalformedModel(f"the input shape {shape} has an empty dimension", where=origin.where)
+        if any(dim < 1 for dim in shape) or math.prod(shape) > MOST_IN_A_BLOB:
+            raise MalformedModel(f"no blob can have the shape {shape} of this input", where=origin.where)
         graph.add_input(entry.name, TensorType(tuple(shape)))
 
 

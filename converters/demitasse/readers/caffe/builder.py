@@ -17,6 +17,12 @@ from demitasse.ir.weights import Array
 from demitasse.readers.caffe.net import Blob, Layer
 from demitasse.readers.caffe.params import Params
 
+# The most numbers that constants are computed from; a shape may be anything as long as no blob fits it.
+MOST_NUMBERS = 1 << 24
+
+# The most numbers in a blob: Blob::Reshape in blob.cpp counts them in 32 bits.
+MOST_IN_A_BLOB = 2**31 - 1
+
 __all__ = ["Assembly", "LayerBuilder", "Trap", "origin_of"]
 
 
@@ -148,8 +154,13 @@ class LayerBuilder:
 
         A blob that is missing, or of another shape, is noted (all such are reported together), and zeros take its
         place. Legacy shapes, with their four right-aligned dimensions, fit where Caffe lets them fit.
+
+        Raises:
+            MalformedModel: no blob can have that shape.
         """
         self._read.add(index)
+        if math.prod(shape) > MOST_IN_A_BLOB:
+            raise self.malformed(f"{what} of shape {_spelled(shape)}: no blob holds as many")
         if index < len(self._layer.blobs):
             blob = self._layer.blobs[index]
             if _fits(blob, shape):
@@ -162,7 +173,13 @@ class LayerBuilder:
         return np.broadcast_to(np.zeros((), np.float32), shape)
 
     def numbers(self, index: int, what: str, shape: Shape) -> NDArray[np.float64]:
-        """Return a small parameter blob in double precision, to compute constants from."""
+        """Return a small parameter blob in double precision, to compute constants from.
+
+        Raises:
+            MalformedModel: the layer asks for more numbers than any net has channels.
+        """
+        if math.prod(shape) > MOST_NUMBERS:
+            raise self.malformed(f"{what} of shape {_spelled(shape)}: no net has as many channels")
         return self.blob(index, what, shape).astype(np.float64)
 
     def weight(
@@ -229,8 +246,15 @@ class LayerBuilder:
         return self._assembly.free(f"{blob}@{self.name}/{what}")
 
     def add(self, op: AnyOp, inputs: Sequence[str], outputs: Sequence[str] | str) -> str:
-        """Add an operation with named results, for those with several (`(layer.top(), layer.inner("indices"))`)."""
-        return self._graph.add(op, inputs, outputs, self.origin)
+        """Add an operation with named results, for those with several (`(layer.top(), layer.inner("indices"))`).
+
+        Raises:
+            MalformedModel: the inputs don't fit the operation, or the result is larger than a blob can be.
+        """
+        first = self._graph.add(op, inputs, outputs, self.origin)
+        if self._graph.type(first).size > MOST_IN_A_BLOB:
+            raise self.malformed(f"a result of shape {_spelled(self.shape(first))}: no blob holds as many")
+        return first
 
     def step(self, what: str, op: AnyOp, *inputs: str) -> str:
         """Add an operation inside the layer, and return its result."""

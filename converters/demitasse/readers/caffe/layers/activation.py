@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from demitasse.ir.ops import (
     AnyOp,
     Binary,
@@ -123,6 +125,15 @@ def _emit_chain(layer: LayerBuilder, steps: list[tuple[str, AnyOp, float | str |
         layer.emit(Identity(), layer.x)
 
 
+def _power(layer: LayerBuilder, base: float, exponent: float) -> float:
+    """Compute a constant that has to be a finite number."""
+    with np.errstate(all="ignore"):
+        value = float(np.power(np.float64(base), np.float64(exponent)))
+    if not math.isfinite(value):
+        raise layer.malformed(f"{base:g} to the power of {exponent:g} is no finite number")
+    return value
+
+
 @reads("Exp")
 def exp(layer: LayerBuilder) -> None:
     """Take `base ** (scale * x + shift)`; a base of -1 stands for e."""
@@ -131,7 +142,7 @@ def exp(layer: LayerBuilder) -> None:
     if base != -1 and base <= 0:
         raise layer.malformed(f"the base {base} has to be positive, or -1 for e")
     inner = scale if base == -1 else scale * math.log(base)
-    outer = math.exp(shift) if base == -1 else base**shift
+    outer = _power(layer, math.e if base == -1 else base, shift)
     steps: list[tuple[str, AnyOp, float | str | None]] = [("exp", Unary(UnaryFunction.EXP), None)]
     if inner != 1:
         steps.insert(0, ("scaled", _MUL, inner))
@@ -164,7 +175,7 @@ def power(layer: LayerBuilder) -> None:
     param = layer.param("power_param")
     exponent, scale, shift = param.number("power"), param.number("scale"), param.number("shift")
     if exponent * scale == 0:
-        value = 1.0 if exponent == 0 else shift**exponent
+        value = 1.0 if exponent == 0 else _power(layer, shift, exponent)
         layer.trap(f"scale * power is 0, so the result is {value:g} everywhere, for any input")
         layer.emit(Clip(value, value), layer.x)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from demitasse.ir.ops import (
     Reshape,
     Shape,
 )
-from demitasse.readers.caffe.builder import LayerBuilder
+from demitasse.readers.caffe.builder import MOST_NUMBERS, LayerBuilder
 from demitasse.readers.caffe.params import Params
 from demitasse.readers.caffe.registry import reads
 
@@ -169,7 +170,9 @@ def inner_product(layer: LayerBuilder) -> None:
     param = layer.param("inner_product_param")
     shape = layer.shape(layer.x)
     axis = layer.axis(param.integer("axis"), len(shape))
-    out, features = param.integer("num_output"), int(np.prod(shape[axis:], dtype=np.int64))
+    out, features = param.integer("num_output", 0), math.prod(shape[axis:])
+    if out < 1:
+        raise layer.malformed("num_output is missing, or 0")
     transpose = param.flag("transpose")
     stored: Shape = (features, out) if transpose else (out, features)
     kernel = layer.weight(0, "kernel", stored, transposed=transpose)
@@ -193,7 +196,9 @@ def im2col(layer: LayerBuilder) -> None:
     window = window_of(layer, param, len(space))
     param.ignore("num_output", "bias_term", "group")
     # One convolution with a kernel an element of the window: kernel i is 1 at place i and 0 elsewhere.
-    places = int(np.prod(window.kernel))
+    places = math.prod(window.kernel)
+    if channels * places**2 > MOST_NUMBERS:
+        raise layer.unsupported(f"windows of {places} elements of {channels} channels")
     one_hot = np.eye(places).reshape(places, 1, *window.kernel)
     kernel = layer.constant("kernel", np.tile(one_hot, (channels, 1, *(1,) * len(space))))
     layer.emit(Conv(window.stride, window.dilation, window.pads, channels), layer.x, kernel)

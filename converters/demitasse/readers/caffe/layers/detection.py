@@ -31,7 +31,7 @@ from demitasse.ir.ops import (
     UnaryFunction,
     Where,
 )
-from demitasse.readers.caffe.builder import LayerBuilder
+from demitasse.readers.caffe.builder import MOST_NUMBERS, LayerBuilder
 from demitasse.readers.caffe.params import Params
 from demitasse.readers.caffe.registry import reads
 
@@ -55,6 +55,8 @@ def prior_box(layer: LayerBuilder) -> None:
     step = _prior_step(param, grid, size)
     offset = param.number("offset")
     boxes = _prior_sizes(layer, param)
+    if math.prod(grid) * boxes.size > MOST_NUMBERS or min(size) < 1:
+        raise layer.malformed(f"{len(boxes)} boxes at each of {grid} places of an image of {size}")
     centres = np.stack(
         np.broadcast_arrays(
             (np.arange(grid.width) + offset) * step[1], ((np.arange(grid.height) + offset) * step[0])[:, None]
@@ -90,6 +92,8 @@ def _prior_sizes(layer: LayerBuilder, param: Params) -> NDArray[np.float64]:
     smallest, largest = param.numbers("min_size"), param.numbers("max_size")
     if not smallest or (largest and len(largest) != len(smallest)):
         raise layer.malformed(f"{len(smallest)} values of min_size, and {len(largest)} of max_size")
+    if not all(math.isfinite(side) and side >= 1 for side in (*smallest, *largest)):
+        raise layer.malformed(f"sizes {smallest} and {largest} have to be 1 at least")
     if any(side != int(side) for side in (*smallest, *largest)):
         layer.trap("sizes are cut to whole pixels, as SSD's Caffe does and other runtimes don't")
     ratios = [1.0]
@@ -194,6 +198,8 @@ def _check_detector(layer: LayerBuilder, detector: Detector, batch: int, count: 
         )
     if detector.code not in ("CORNER", "CENTER_SIZE", "CORNER_SIZE"):
         raise layer.unsupported(f"boxes coded as {detector.code}")
+    if max(detector.classes, detector.classes * count) > MOST_NUMBERS:
+        raise layer.malformed(f"{detector.classes} classes of {count} boxes")
     if detector.classes == 1 and detector.background == 0:
         raise layer.malformed("its only class is the background")
 
@@ -339,6 +345,8 @@ def yolov3_detection_output(layer: LayerBuilder) -> None:
         shape = layer.shape(grid)
         if len(shape) != 4 or shape[:2] != (1, count * (5 + classes)) or shape[2] != shape[3]:
             raise layer.malformed(f"a grid of shape {shape} for one image, {count} boxes and {classes} classes")
+        if shape[2] * shape[3] * count > MOST_NUMBERS:
+            raise layer.malformed(f"{count} boxes at each of {shape[2]} x {shape[3]} places")
         first = index * (len(mask) // grids)
         anchors = np.array([biases[2 * box : 2 * box + 2] for box in mask[first : first + count]])
         parts.append(_decode_grid(layer, index, grid, count, anchors / (shape[2] * scales[index])))

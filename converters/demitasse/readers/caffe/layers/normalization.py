@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from demitasse.ir.ops import (
     AveragePool,
@@ -54,10 +55,19 @@ def batch_norm(layer: LayerBuilder) -> None:
     if factor == 0 and layer.blob_count:
         layer.trap("its scale factor is 0: mean and variance count as 0, not as NaN")
     weight = 0.0 if factor == 0 else 1 / factor
-    scale = 1 / np.sqrt(variance * weight + eps)
-    shift = -mean * weight * scale
+    scale, shift = _folded(layer, mean * weight, variance * weight, eps)
     scaled = layer.step("scaled", _MUL, layer.x, layer.constant("scale", scale.reshape(view)))
     layer.emit(_ADD, scaled, layer.constant("shift", shift.reshape(view)))
+
+
+def _folded(
+    layer: LayerBuilder, mean: NDArray[np.float64], variance: NDArray[np.float64], eps: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return scale and shift that subtract the mean and divide by the standard deviation."""
+    if not (variance + eps > 0).all():
+        raise layer.malformed(f"variances down to {variance.min():g} and an eps of {eps:g} leave nothing to divide by")
+    scale = 1 / np.sqrt(variance + eps)
+    return scale, -mean * scale
 
 
 def _normalize_by_batch(layer: LayerBuilder, eps: float) -> None:
@@ -164,7 +174,7 @@ def bn(layer: LayerBuilder) -> None:
             raise layer.unsupported("bn_mode LEARN, which normalizes by the statistics of the batch at hand")
     else:
         mean, variance = layer.numbers(2, "mean", own).ravel(), layer.numbers(3, "variance", own).ravel()
-        scale = scale / np.sqrt(variance + param.number("eps"))
-        shift = shift - mean * scale
+        normal, offset = _folded(layer, mean, variance, param.number("eps"))
+        scale, shift = scale * normal, scale * offset + shift
     scaled = layer.step("scaled", _MUL, layer.x, layer.constant("scale", scale.reshape(view)))
     layer.emit(_ADD, scaled, layer.constant("shift", shift.reshape(view)))

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from demitasse.ir.ops import Binary, BinaryFunction, Concat, Dense, Identity, Reshape, Slice, Unary, UnaryFunction
-from demitasse.readers.caffe.builder import LayerBuilder
+from demitasse.readers.caffe.builder import MOST_NUMBERS, LayerBuilder
 from demitasse.readers.caffe.registry import reads
 
 _ADD = Binary(BinaryFunction.ADD)
@@ -153,7 +153,7 @@ def continuation_indicator(layer: LayerBuilder) -> None:
     if not samples:
         shape = layer.shape(layer.x)
         samples = shape[layer.axis(axis, len(shape))]
-    if flag or not 1 <= steps <= MAX_STEPS or samples < 1 or len(layer.bottoms) > 1:
+    if flag or not 1 <= steps <= MAX_STEPS or not 1 <= samples <= MOST_NUMBERS // steps or len(layer.bottoms) > 1:
         raise layer.unsupported(f"an indicator of {steps} steps of {samples} samples, flag {flag}")
     carried = np.ones((steps, samples))
     carried[0] = 0

@@ -31,7 +31,7 @@ from demitasse.ir.ops import (
     UnaryFunction,
     Where,
 )
-from demitasse.readers.caffe.builder import LayerBuilder
+from demitasse.readers.caffe.builder import MOST_NUMBERS, LayerBuilder
 from demitasse.readers.caffe.registry import reads
 
 _ADD = Binary(BinaryFunction.ADD)
@@ -79,6 +79,8 @@ def position_sensitive_roi_pooling(layer: LayerBuilder) -> None:
         raise layer.malformed(f"{channels} channels for {out} results in {bins} x {bins} bins")
     if batch != 1:
         raise layer.unsupported(f"regions of {batch} images at once")
+    if max(height, width) > MOST_NUMBERS:
+        raise layer.malformed(f"an image of {height} x {width}")
     layer.fix_batch("regions of one image are pooled")
     rows, row_counts = _bin_masks(layer, "row", regions, 2, scale, bins, height)
     columns, column_counts = _bin_masks(layer, "column", regions, 1, scale, bins, width)
@@ -209,6 +211,8 @@ def emit_proposals(layer: LayerBuilder, given: Proposals) -> None:
     layer.fix_batch("regions of one image are proposed")
     height, width = shape[2:]
     total = len(anchors) * height * width
+    if 4 * total > MOST_NUMBERS:
+        raise layer.malformed(f"{len(anchors)} anchors at each of {height} x {width} places")
     foreground = layer.step("foreground", Slice((1,), (len(anchors),), (None,)), scores)
     ordered = layer.step("ordered", Transpose((0, 2, 3, 1)), foreground)
     ranked = layer.step("scores", Reshape((total,)), ordered)

@@ -87,6 +87,8 @@ def slice_(layer: LayerBuilder) -> None:
     shape = layer.shape(layer.x)
     axis = layer.axis(param.integer("slice_dim") if "slice_dim" in param else param.integer("axis"), len(shape))
     points, parts = list(param.integers("slice_point")), len(layer.tops)
+    if not parts:
+        raise layer.malformed("it has no tops")
     if not points:
         if shape[axis] % parts:
             raise layer.malformed(f"{shape[axis]} elements along axis {axis} can't be cut into {parts} even parts")
