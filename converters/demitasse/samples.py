@@ -7,7 +7,7 @@ benchmarks feed. Samples are made when they are asked for, so any number of imag
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -41,6 +41,10 @@ class Samples:
     def head(self, count: int) -> Samples:
         """Return the first few."""
         return Samples(self.names[:count], self.make)
+
+    def pick(self, places: Sequence[int]) -> Samples:
+        """Return those at some places."""
+        return Samples(tuple(self.names[place] for place in places), lambda index: self.make(places[index]))
 
 
 def from_path(

@@ -8,7 +8,7 @@ one, the next one while the net runs; tensors are counted on all cores.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator, Sized
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from demitasse.ir.graph import Graph
 from demitasse.ir.weights import Array
 from demitasse.quantize.engines import EngineKind, cores, open_engine, stored_inputs
 from demitasse.quantize.histogram import Histogram
-from demitasse.quantize.ranges import METHODS, Method, Range, Ranges
+from demitasse.quantize.ranges import METHODS, Method, Range, Ranges, squared_error
 from demitasse.samples import Sample, Samples
 
 __all__ = ["Histograms", "Method", "Range", "Ranges", "calibrate", "choose", "observe"]
@@ -49,12 +49,28 @@ def calibrate(
     Raises:
         UsageError: there are no samples, one doesn't fit the graph, or one holds or gives a number that isn't finite.
     """
-    return choose(observe(graph, samples, progress, engine=engine, count=method is not Method.MIN_MAX), method)
+    histograms = observe(graph, samples, progress, engine=engine, count=method is not Method.MIN_MAX)
+    return choose(histograms, method, whole=(*graph.inputs, *graph.outputs))
 
 
-def choose(histograms: Histograms, method: Method) -> Ranges:
-    """Choose a range for each tensor by one method."""
-    return {name: METHODS[method](histogram) for name, histogram in histograms.items()}
+def choose(histograms: Histograms, method: Method, *, whole: Collection[str] = ()) -> Ranges:
+    """Choose a range for each tensor.
+
+    Args:
+        histograms: what `observe` counted.
+        method: `auto` takes for each tensor the range, of all methods, with the least measured squared error.
+        whole: tensors that keep all of their range: the largest elements of inputs and outputs are the ones that count.
+    """
+    ranges = {}
+    for name, histogram in histograms.items():
+        if name in whole:
+            ranges[name] = METHODS[Method.MIN_MAX](histogram)
+        elif method is Method.AUTO:
+            candidates = [choose_one(histogram) for choose_one in METHODS.values()]
+            ranges[name] = min(candidates, key=partial(_error, histogram))
+        else:
+            ranges[name] = METHODS[method](histogram)
+    return ranges
 
 
 def observe(
@@ -81,7 +97,7 @@ def observe(
         for done, (where, sample) in enumerate(_named(samples), 1):
             results = runner.run(stored_inputs(graph, sample, where))
             for name in results:
-                histograms.setdefault(name, Histogram())
+                histograms.setdefault(name, Histogram(1 if engine is EngineKind.ONNX_RUNTIME else -1))
             list(pool.map(partial(_add, count=count), [histograms[name] for name in results], results.values()))
             for name in results:
                 if not np.isfinite((histograms[name].low, histograms[name].high)).all():
@@ -92,6 +108,10 @@ def observe(
     if not done:
         raise UsageError("there is nothing to calibrate with: give one sample at least, better a hundred")
     return histograms
+
+
+def _error(histogram: Histogram, range: Range) -> float:
+    return float(squared_error(histogram, *range))
 
 
 def _add(histogram: Histogram, array: Array, *, count: bool) -> None:

@@ -19,7 +19,7 @@ from demitasse.writers.onnx.assemble import parts
 from demitasse.writers.onnx.stream import write_model
 from demitasse.writers.tflite.assemble import assemble as assemble_tflite
 
-__all__ = ["Engine", "EngineKind", "cores", "open_artifact", "open_engine", "stored_inputs"]
+__all__ = ["Engine", "EngineKind", "cores", "open_artifact", "open_engine", "open_real", "stored_inputs"]
 
 
 class EngineKind(enum.Enum):
@@ -49,6 +49,18 @@ def open_engine(graph: Graph, kind: EngineKind, folder: Path) -> Engine:
     draft = assemble_onnx(graph, None)
     write_model(path, parts(draft, None), draft.initializers, graph.weights)
     return OnnxEngine(path, keep_all=True)
+
+
+def open_real(graph: Graph, kind: EngineKind, folder: Path) -> Engine:
+    """Write a graph as a float model into `folder` and open it; a run gives its outputs."""
+    path = folder / f"real{'.tflite' if kind is EngineKind.LITERT else '.onnx'}"
+    if kind is EngineKind.LITERT:
+        with path.open("wb") as file:
+            assemble_tflite(graph).write(file)
+    else:
+        draft = assemble_onnx(graph, None)
+        write_model(path, parts(draft, None), draft.initializers, graph.weights)
+    return open_artifact(path)
 
 
 def open_artifact(path: Path) -> Engine:

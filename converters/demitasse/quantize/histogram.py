@@ -20,15 +20,18 @@ AVERAGE = 0.95
 
 
 class Histogram:
-    """The distribution of a tensor's elements in bins of equal width around zero, and its extremes.
+    """A tensor's distribution in bins of equal width around zero, its extremes, and each channel's mean.
 
     Bins start as wide as the first sample needs, and become twice as wide, two being joined, whenever a sample reaches
     beyond them. Extremes are those of all elements.
     """
 
-    __slots__ = ("average", "counts", "high", "low", "width")
+    __slots__ = ("_channel_axis", "_rows", "_sums", "average", "counts", "high", "low", "width")
 
-    def __init__(self) -> None:
+    def __init__(self, channel_axis: int = -1) -> None:
+        self._channel_axis = channel_axis
+        self._sums: npt.NDArray[np.float64] = np.zeros(0)
+        self._rows = 0
         self.low, self.high = np.inf, -np.inf
         self.average: tuple[float, float] | None = None
         self.width = 0.0
@@ -45,6 +48,23 @@ class Histogram:
         )
         if count and np.isfinite((low, high)).all():
             self._count(array.reshape(-1), max(-low, high))
+            self._sum(array)
+
+    @property
+    def means(self) -> npt.NDArray[np.float32]:
+        """The mean of each channel; empty where extremes alone were asked for."""
+        return (self._sums / max(self._rows, 1)).astype(np.float32)
+
+    def _sum(self, array: Array) -> None:
+        """Sum up each channel of an image or row, of large ones in strides."""
+        if array.ndim < 2:
+            return
+        axis = self._channel_axis if array.ndim > 2 else -1
+        rows = np.moveaxis(array, axis, -1)
+        rows = rows.reshape(-1, rows.shape[-1])
+        rows = rows[:: -(-array.size // (4 * MOST)) | 1]
+        self._sums = rows.sum(0, dtype=np.float64) + (self._sums if self._rows else 0.0)
+        self._rows += len(rows)
 
     def _count(self, elements: Array, reach: float) -> None:
         if reach <= 0.0:

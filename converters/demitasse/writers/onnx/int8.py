@@ -70,10 +70,11 @@ def write_int8(
     document: Document,
     ranges: Mapping[str, Range],
     *,
+    means: Mapping[str, Array] | None = None,
+    real: Collection[str] = (),
     opset: int = DEFAULT_OPSET,
     int8_io: bool = False,
     signed: bool = False,
-    real: Collection[str] = (),
 ) -> None:
     """Write an 8-bit model to `path`.
 
@@ -82,10 +83,11 @@ def write_int8(
         path: where the file goes.
         document: what the model says about itself.
         ranges: the smallest and the largest element of each value, as `demitasse.quantize.calibrate` finds them.
+        means: the mean of each value's channels, where biases shall make up for what rounding the kernels shifts.
+        real: values of the graph whose nodes compute with real numbers.
         opset: see `demitasse.writers.onnx.write`.
         int8_io: must not be set: inputs and outputs are real numbers.
         signed: whether activations are signed integers (S8S8) instead of unsigned ones (U8S8).
-        real: values of the graph whose nodes compute with real numbers.
 
     Raises:
         UsageError: the ranges aren't those of this graph, or something is asked for that there isn't.
@@ -93,15 +95,23 @@ def write_int8(
     if int8_io:
         raise UsageError("onnx-int8 takes and gives real numbers: leave out --int8-io, or ask for tflite-int8")
     draft = assemble(graph, document, opset)
-    _Quantization(draft, ranges, np.dtype(np.int8 if signed else np.uint8), frozenset(real)).apply()
+    dtype = np.dtype(np.int8 if signed else np.uint8)
+    _Quantization(draft, ranges, means or {}, dtype, frozenset(real)).apply()
     write_model(path, parts(draft, document), draft.initializers, graph.weights)
 
 
 class _Quantization:
     """Puts pairs of `QuantizeLinear` and `DequantizeLinear` into a draft."""
 
-    def __init__(self, draft: Draft, ranges: Mapping[str, Range], dtype: np.dtype[Any], real: Collection[str]) -> None:
-        self.draft, self.ranges, self.dtype, self.real = draft, ranges, dtype, real
+    def __init__(
+        self,
+        draft: Draft,
+        ranges: Mapping[str, Range],
+        means: Mapping[str, Array],
+        dtype: np.dtype[Any],
+        real: Collection[str],
+    ) -> None:
+        self.draft, self.ranges, self.means, self.dtype, self.real = draft, ranges, means, dtype, real
         self._readers: dict[str, list[NodeProto]] = {}
         for node in draft.nodes:
             for name in node.input:
@@ -271,6 +281,9 @@ class _Quantization:
         axis = 0 if node.op_type == "Conv" or _transposes(node) else 1
         bias = self._content(node.input[2]) if len(node.input) > 2 and node.input[2] else None
         kernel = _Kernel.of(self._content(initializer.name), axis, bias, float(self._steps(node.input[0]).scale))
+        means = self.means.get(node.input[0])
+        if means is not None and means.size:
+            kernel.shift = _mean_shift(self._content(initializer.name), kernel, means)
         kernel.name = self.draft.fresh(f"{initializer.name}/quantized")
         held = initializer._replace(name=kernel.name, axes=None, content=kernel.integers)
         self.draft.initializers[self._held[initializer.name]].append(held)
@@ -284,19 +297,26 @@ class _Quantization:
     def _bias(self, name: str, kernel: _Kernel, step: np.float32) -> str:
         """Store a bias in units of the products: input step times weight step."""
         scales = (kernel.scales * step).astype(np.float32)
-        integers = np.rint(self._content(name).astype(np.float64) / scales).astype(np.int32)
+        bias = self._content(name).astype(np.float64)
+        if kernel.shift is not None:
+            bias -= kernel.shift
+        integers = np.rint(bias / scales).astype(np.int32)
         stored = self._parameter(self.draft.fresh(f"{name}/quantized"), integers)
         return self._dequantize(stored, scales, np.zeros(scales.shape, np.int32))
 
 
 @dataclass(slots=True)
 class _Kernel:
-    """A kernel in 8 bits: `weight = integer * scale of its channel along axis`."""
+    """A kernel in 8 bits: `weight = integer * scale of its channel along axis`.
+
+    `shift` is by how much rounding the kernel changes each channel of the product in the mean.
+    """
 
     integers: Array
     scales: Array
     axis: int
     name: str = ""
+    shift: Array | None = None
 
     @classmethod
     def of(cls, weights: Array, axis: int, bias: Array | None, step: float) -> _Kernel:
@@ -312,6 +332,22 @@ class _Kernel:
         along = scales.reshape([-1 if place == axis else 1 for place in range(weights.ndim)])
         integers = np.clip(np.rint(weights / along), -LARGEST_WEIGHT, LARGEST_WEIGHT).astype(np.int8)
         return cls(integers, scales, axis)
+
+
+def _mean_shift(weights: Array, kernel: _Kernel, means: Array) -> Array | None:
+    """Return the mean change of each output channel that rounding a kernel makes; None if shapes don't tell.
+
+    The sum over inputs of error times mean, the window's places being alike: Nagel et al., "Data-free quantization
+    through weight equalization and bias correction" (2019), section 4.2.
+    """
+    along = kernel.scales.reshape([-1 if place == kernel.axis else 1 for place in range(weights.ndim)])
+    error = np.moveaxis(kernel.integers * along - weights, kernel.axis, 0)
+    sums = error.reshape(*error.shape[:2], -1).sum(2)
+    groups, rest = divmod(len(means), sums.shape[1])
+    if rest or not groups or len(sums) % groups:
+        return None
+    split = sums.reshape(groups, -1, sums.shape[1])
+    return np.asarray(np.einsum("goi,gi->go", split, means.reshape(groups, -1)).reshape(-1))
 
 
 def _transposes(node: NodeProto) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -46,7 +46,14 @@ class Draft:
         self.model.write(file, inputs=self.inputs, outputs=outputs, description=self.description)
 
 
-def assemble(graph: Graph, document: Document | None = None, *, half: bool = False, integer: bool = False) -> Draft:
+def assemble(
+    graph: Graph,
+    document: Document | None = None,
+    *,
+    half: bool = False,
+    integer: bool = False,
+    real: Collection[str] = (),
+) -> Draft:
     """Emit every node of a graph.
 
     Args:
@@ -54,6 +61,7 @@ def assemble(graph: Graph, document: Document | None = None, *, half: bool = Fal
         document: what the model says about itself.
         half: whether to store weights as float16.
         integer: whether to spell operations as they can be quantized to 8 bits; the model computes with float32.
+        real: results of nodes that stay real when it is quantized, besides those that have to.
 
     Raises:
         InvalidGraph: the graph isn't lowered for this target.
@@ -62,18 +70,18 @@ def assemble(graph: Graph, document: Document | None = None, *, half: bool = Fal
     model = ModelBuilder(half=half)
     to = Lowering(graph, model)
     kept = real_nodes(graph) if integer else frozenset()
-    real: set[str] = set()
+    stay: set[str] = set()
     for node in graph.nodes:
         before = len(model.operators)
         emitters = INTEGER_EMITTERS if integer and node.outputs[0] not in kept else EMITTERS
         emitters[type(node.op)](to, node.op, node)
-        if node.outputs[0] in kept:
-            real.update(tensor.name for operator in model.operators[before:] for tensor in operator.outputs)
+        if node.outputs[0] in kept or not set(real).isdisjoint(node.outputs):
+            stay.update(tensor.name for operator in model.operators[before:] for tensor in operator.outputs)
     inputs = {name: to.read(name) for name in graph.inputs}
     outputs = {name: to.read(name) for name in graph.outputs}
     if document is not None:
         model.metadata(DOCUMENT, document.to_json().encode())
-    return Draft(model, inputs, outputs, frozenset(real), "" if document is None else document.tool)
+    return Draft(model, inputs, outputs, frozenset(stay), "" if document is None else document.tool)
 
 
 def _check_layout(graph: Graph) -> None:

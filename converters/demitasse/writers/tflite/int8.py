@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import numpy as np
 from demitasse.errors import InvalidGraph
 from demitasse.ir.document import Document
 from demitasse.ir.graph import Graph
+from demitasse.ir.weights import Array
 from demitasse.writers.tflite.assemble import Draft, assemble
 from demitasse.writers.tflite.flatbuffer import Constant, write_flatbuffer
 from demitasse.writers.tflite.statistics import Range, Statistics, prepare
@@ -61,7 +62,14 @@ VERSIONS = dict.fromkeys(
 
 
 def write_int8(
-    graph: Graph, path: Path, document: Document, ranges: Mapping[str, Range], *, int8_io: bool = False
+    graph: Graph,
+    path: Path,
+    document: Document,
+    ranges: Mapping[str, Range],
+    *,
+    means: Mapping[str, Array] | None = None,
+    real: Collection[str] = (),
+    int8_io: bool = False,
 ) -> None:
     """Write an 8-bit model to `path`.
 
@@ -70,17 +78,28 @@ def write_int8(
         path: where the file goes.
         document: what the model says about itself.
         ranges: the smallest and the largest element of each tensor, as `demitasse.quantize.calibrate` finds them.
+        means: the mean of each tensor's channels, where biases shall make up for what rounding the kernels shifts.
+        real: values of the graph whose nodes compute with real numbers.
         int8_io: whether inputs and outputs are 8-bit integers too.
 
     Raises:
         UsageError: the ranges aren't those of this graph.
         InvalidGraph: the graph isn't lowered for this target, or LiteRT refuses the result.
     """
-    _write(graph, path, document, ranges, int8_io=int8_io, wide=False)
+    draft = assemble(graph, document, integer=True, real=real)
+    statistics = prepare(draft, ranges, means=means) if ranges else {}
+    _write(draft, path, statistics, _recipe(draft, RECIPE, int8_io=int8_io))
 
 
 def write_16x8(
-    graph: Graph, path: Path, document: Document, ranges: Mapping[str, Range], *, int8_io: bool = False
+    graph: Graph,
+    path: Path,
+    document: Document,
+    ranges: Mapping[str, Range],
+    *,
+    means: Mapping[str, Array] | None = None,
+    real: Collection[str] = (),
+    int8_io: bool = False,
 ) -> None:
     """Write a model with 8-bit weights and 16-bit activations: near to the real net, and slow where XNNPACK is absent.
 
@@ -90,21 +109,19 @@ def write_16x8(
     Raises:
         UsageError, InvalidGraph: see `write_int8`.
     """
-    _write(graph, path, document, ranges, int8_io=int8_io, wide=True)
+    draft = assemble(graph, document, integer=True, real=real)
+    statistics = prepare(draft, ranges, means=means, wide=True) if ranges else {}
+    _write(draft, path, statistics, _recipe(draft, WIDE_RECIPE, int8_io=int8_io))
 
 
-def _write(
-    graph: Graph, path: Path, document: Document, ranges: Mapping[str, Range], *, int8_io: bool, wide: bool
-) -> None:
+def _write(draft: Draft, path: Path, statistics: Statistics, recipe: list[dict[str, Any]]) -> None:
     from ai_edge_litert import schema_py_generated as schema
 
-    draft = assemble(graph, document, integer=True)
-    statistics = prepare(draft, ranges, wide=wide) if ranges else {}
     with io.BytesIO() as file:
         draft.write(file)
         content: bytes | bytearray = file.getvalue()
     if statistics:
-        content = _quantized(content, _recipe(draft, int8_io=int8_io, wide=wide), statistics)
+        content = _quantized(content, recipe, statistics)
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
     _absorb(schema, model)
     _name_outputs(model)
@@ -120,14 +137,14 @@ def _write(
         partial.unlink(missing_ok=True)
 
 
-def _recipe(draft: Draft, *, int8_io: bool, wide: bool) -> list[dict[str, Any]]:
+def _recipe(draft: Draft, chosen: dict[str, Any], *, int8_io: bool) -> list[dict[str, Any]]:
     """Return the recipe for a model: later entries win."""
     kept = [{"regex": f"^{re.escape(name)};", "operation": "*"} for name in sorted(draft.real)]
     if not int8_io:
         kept += [{"regex": ".*", "operation": port} for port in REAL_PORTS]
         outputs = [tensor.name for tensor in draft.outputs.values()]
         kept += [{"regex": f"^{re.escape(name)};", "operation": last} for name in outputs for last in LAST]
-    return [WIDE_RECIPE if wide else RECIPE, *(scope | {"algorithm_key": "no_quantize"} for scope in kept)]
+    return [chosen, *(scope | {"algorithm_key": "no_quantize"} for scope in kept)]
 
 
 def _quantized(content: bytes | bytearray, recipe: list[dict[str, Any]], statistics: Statistics) -> bytearray:

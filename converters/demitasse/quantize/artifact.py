@@ -1,0 +1,167 @@
+"""Make an 8-bit artifact: calibrate, look for what is odd, keep real what has to stay real, write."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from demitasse.errors import UsageError
+from demitasse.ir.document import Document
+from demitasse.ir.graph import Graph
+from demitasse.ir.preprocessing import Preprocessing
+from demitasse.quantize.calibrate import choose, observe
+from demitasse.quantize.doctor import Diagnosis, Goal, examine
+from demitasse.quantize.engines import EngineKind, open_real, stored_inputs
+from demitasse.quantize.ranges import Method
+from demitasse.quantize.storage import Calibration, load_calibration, load_recipe, save_calibration
+from demitasse.quantize.symptoms import symptoms
+from demitasse.samples import Samples
+
+__all__ = ["Order", "Settings", "make"]
+
+# One sample in so many is held back where a goal has to be measured.
+HELD_BACK = 5
+LEAST_SAMPLES = 10
+
+Progress = Callable[[str, int, int], None]
+Writer = Callable[..., None]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How 8-bit artifacts are made.
+
+    Attributes:
+        method: how ranges are chosen.
+        bias_correction: whether biases make up for what rounding the kernels shifts in the mean.
+        ranges: a file with ranges; it is read where it holds those of a target, else written.
+        goal: what an artifact must reach; as few layers as can be stay real for it.
+        recipe: a file that says which layers stay real; with a goal, it is written.
+    """
+
+    method: Method = Method.AUTO
+    bias_correction: bool = True
+    ranges: Path | None = None
+    goal: Goal | None = None
+    recipe: Path | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what an artifact's document records."""
+        return {
+            "calibrate": self.method.value,
+            "bias_correction": self.bias_correction,
+            "target": None if self.goal is None else str(self.goal),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to make: a lowered graph, by which writer, to which place."""
+
+    target: str
+    graph: Graph
+    path: Path
+    document: Document
+    write: Writer
+    engine: EngineKind
+
+
+def make(
+    order: Order,
+    samples: Samples | None,
+    settings: Settings,
+    preprocessing: Preprocessing | None = None,
+    progress: Progress | None = None,
+) -> Diagnosis | None:
+    """Write an 8-bit artifact; with a goal, say what was measured.
+
+    Raises:
+        UsageError: samples don't fit, or are too few for a goal; a file of ranges or a recipe is damaged or another's.
+    """
+    held: Samples | None = None
+    if settings.goal is not None:
+        samples, held = _split(samples)
+    calibration = _calibration(order, samples, settings, preprocessing, progress)
+    real = _kept(order, settings)
+    order = replace(order, document=replace(order.document, notes=(*order.document.notes, *calibration.notes)))
+
+    def write(path: Path, kept: Sequence[str]) -> None:
+        document = order.document
+        options = {**document.options, "int8": settings.to_dict() | {"real": list(kept)}}
+        means = calibration.means if settings.bias_correction else None
+        order.write(
+            order.graph, path, replace(document, options=options), calibration.ranges, means=means, real=tuple(kept)
+        )
+
+    if settings.goal is None or held is None:
+        write(order.path, real)
+        return None
+
+    def ranked(done: int, total: int) -> None:
+        if progress is not None:
+            progress("rank layers", done, total)
+
+    with tempfile.TemporaryDirectory(prefix="demitasse-") as folder:
+        reference = open_real(order.graph, order.engine, Path(folder))
+        feeds = [stored_inputs(order.graph, held.make(place), name) for place, name in enumerate(held.names)]
+        place = Path(folder) / f"trial{order.path.suffix}"
+        diagnosis = examine(order.graph, settings.goal, reference, feeds, write, place, ranked)
+    write(order.path, diagnosis.chosen.real)
+    return diagnosis
+
+
+def _split(samples: Samples | None) -> tuple[Samples, Samples]:
+    """Hold back one sample in five, spread over all."""
+    if samples is None or len(samples) < LEAST_SAMPLES:
+        count = 0 if samples is None else len(samples)
+        raise UsageError(
+            f"--int8-target needs {LEAST_SAMPLES} calibration samples or more, one in {HELD_BACK} of which is held "
+            f"back; there are {count}"
+        )
+    parts: tuple[list[int], list[int]] = ([], [])
+    for place in range(len(samples)):
+        parts[place % HELD_BACK == HELD_BACK - 1].append(place)
+    return samples.pick(parts[0]), samples.pick(parts[1])
+
+
+def _calibration(
+    order: Order,
+    samples: Samples | None,
+    settings: Settings,
+    preprocessing: Preprocessing | None,
+    progress: Progress | None,
+) -> Calibration:
+    stored = load_calibration(settings.ranges, order.target, order.graph) if settings.ranges is not None else None
+    if stored is not None:
+        return stored
+    if samples is None:
+        raise UsageError(f"{order.target} needs calibration: {settings.ranges} holds no ranges for it")
+
+    def report(done: int, total: int) -> None:
+        if progress is not None:
+            progress("calibrate", done, total)
+
+    graph = order.graph
+    histograms = observe(graph, samples, report, engine=order.engine)
+    ranges = choose(histograms, settings.method, whole=(*graph.inputs, *graph.outputs))
+    means = {name: histogram.means for name, histogram in histograms.items() if histogram.means.size}
+    notes = symptoms(graph, histograms, ranges, len(samples), preprocessing)
+    calibration = Calibration(ranges, means, notes)
+    if settings.ranges is not None:
+        save_calibration(settings.ranges, order.target, graph, calibration)
+    return calibration
+
+
+def _kept(order: Order, settings: Settings) -> tuple[str, ...]:
+    """Return the results whose nodes a recipe keeps real."""
+    if settings.recipe is None or settings.goal is not None:
+        return ()
+    names = load_recipe(settings.recipe).real.get(order.target, ())
+    unknown = [name for name in names if name not in order.graph.values]
+    if unknown:
+        missing = ", ".join(map(repr, unknown))
+        raise UsageError(f"{settings.recipe}: it is another net's recipe; this one has no {missing}")
+    return names
