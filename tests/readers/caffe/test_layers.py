@@ -220,7 +220,7 @@ def test_weights_may_be_missing_only_where_that_is_asked_for(tmp_path: Path) -> 
 
 def test_a_kernel_without_weights_takes_no_memory(tmp_path: Path) -> None:
     net = entry("data", 1, 1000) + layer(
-        "fc", "InnerProduct", "data", "f", "inner_product_param { num_output: 4000000000 }"
+        "fc", "InnerProduct", "data", "f", "inner_product_param { num_output: 2000000 }"
     )
     kernel = read(*write(tmp_path, net), allow_missing_weights=True).weights["fc/kernel"]
     assert kernel.strides == (0, 0)
