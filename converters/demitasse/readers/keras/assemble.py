@@ -63,6 +63,8 @@ def assemble(
     builder.raise_faults()
     _add_outputs(graph, model, builder, found, outputs)
     _settle_weights(model, builder.assembly, weights, file)
+    if builder.assembly.flips and generation.major < 2 and generation.backend is None:
+        graph.notes.append(f"{file}: doesn't say what it was trained on; its kernels are taken as TensorFlow's")
     _record_unused(graph, model, needed, file)
     drop_dead_nodes(graph)
     graph.batch_is_dynamic = holds_for_other_batches(graph)

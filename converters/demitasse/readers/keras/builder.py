@@ -59,6 +59,8 @@ class Assembly:
         run: adds a layer that another one wraps.
         slots: the weights that layers asked for.
         padding: for values that carry a mask, the value that is true where they are padding.
+        flips: whether some weight stands the other way round in a file of Theano.
+        traps: what the layers' readers found worth telling.
     """
 
     graph: Graph
@@ -69,7 +71,7 @@ class Assembly:
     run: Callable[[LayerBuilder, Layer, Sequence[Any]], list[Operand]]
     slots: dict[tuple[tuple[str, ...], tuple[str, ...], str], Slot] = field(default_factory=dict)
     padding: dict[str, Operand] = field(default_factory=dict)
-    offences: list[Offence] = field(default_factory=list)
+    flips: bool = False
     traps: list[Trap] = field(default_factory=list)
     _weights: dict[tuple[str, Shape], str] = field(default_factory=dict)
 
@@ -249,6 +251,7 @@ class LayerBuilder:
             flipped: the axes along which Theano, which convolves instead of correlating, has it the other way round.
         """
         place = self.place
+        self._assembly.flips |= bool(flipped)
         whole = (*place.part, *part)
         key = (place.route, whole, role)
         if key not in self._assembly.slots:
