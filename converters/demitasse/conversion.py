@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,10 @@ from demitasse.ir.graph import Graph
 from demitasse.ir.ops import Layout, Shape
 from demitasse.ir.preprocessing import Preprocessing
 from demitasse.passes import can_change_batch, fold_preprocessing, with_batch
+from demitasse.quantize.artifact import Order, Settings, make
+from demitasse.quantize.doctor import Diagnosis
+from demitasse.quantize.engines import EngineKind
+from demitasse.quantize.storage import Recipe, save_recipe
 from demitasse.readers import read, source_format
 from demitasse.route import ROUTE, WRITES, KerasNet, mark, write
 from demitasse.samples import Samples, from_path
@@ -67,6 +72,7 @@ class Manifest:
     provenance: Mapping[str, tuple[BlobRecord, ...]]
     notes: tuple[str, ...]
     steps: tuple[Step, ...] = field(default=(), compare=False)
+    diagnoses: Mapping[str, Diagnosis] = field(default_factory=dict, compare=False)
 
     def to_json(self) -> str:
         """Serialize what stays the same from run to run: everything but the times."""
@@ -131,6 +137,7 @@ def convert(
     plugins: Iterable[Path] = (),
     reading: Mapping[str, Any] | None = None,
     route: str | None = None,
+    quantization: Settings | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
     """Convert a source model into one or more artifacts.
@@ -153,6 +160,7 @@ def convert(
         plugins: Python files with readers for further layer types; they are run.
         reading: what the format's own `read` takes besides: `phase`, `level`, `stages` (Caffe), `lambdas` (Keras).
         route: "tensorflow" lets Keras load a Keras file, which runs what is in it, and TensorFlow's converters write.
+        quantization: how INT8 artifacts are made; see `demitasse.quantize.artifact.Settings`.
         progress: called with a step's name, how much of it is done, and how much there is (0 where unknown).
 
     Returns:
@@ -162,7 +170,9 @@ def convert(
         MalformedModel, Unsupported, UsageError: see `demitasse.errors`. Nothing is written then.
     """
     source, weights, out = Path(source), Path(weights) if weights is not None else None, Path(out)
-    planned = _plan(source, out, to, calibrated=calibration is not None)
+    quantization = quantization or Settings()
+    has_ranges = quantization.ranges is not None and quantization.ranges.exists()
+    planned = _plan(source, out, to, calibrated=calibration is not None or has_ranges)
     _check_place(out)
     clock = _Clock(progress)
     if route is not None:
@@ -207,6 +217,7 @@ def convert(
         return described if net is None else mark(described, net)
 
     documents: dict[str, Document] = {}
+    diagnoses: dict[str, Diagnosis] = {}
     with _staging(out) as staging:
         for item in planned:
             path = staging / item.path.name
@@ -218,8 +229,14 @@ def convert(
                 call = (lowered[item.name], path, documents[item.name])
                 if net is not None:
                     write(net, *call, samples=samples, opset=opset, int8_io=int8_io)
+                elif item.target.calibrated:
+                    order = Order(
+                        item.name, *call, _writer(item.target, opset, int8_io), EngineKind(item.target.engine)
+                    )
+                    diagnosis = make(order, samples, quantization, contract, progress)
+                    diagnoses |= {item.name: diagnosis} if diagnosis is not None else {}
                 else:
-                    _write(item.target, *call, samples=samples, opset=opset, int8_io=int8_io, progress=progress)
+                    _writer(item.target, opset)(*call)
                 # Read back: the writer knows what the format made of the tensors' names.
                 documents[item.name] = item.target.read_document(path) or documents[item.name]
         artifacts = tuple(_artifact(item, staging / item.path.name) for item in planned)
@@ -231,31 +248,22 @@ def convert(
             provenance={name: each.provenance for name, each in documents.items()},
             notes=tuple(dict.fromkeys(note for each in documents.values() for note in each.notes)),
             steps=tuple(clock.steps),
+            diagnoses=diagnoses,
         )
         if planned[0].path != out:
             (staging / "demitasse.json").write_text(manifest.to_json() + "\n", "utf-8")
         _move_all(staging, out, single=planned[0].path == out)
+    if quantization.recipe is not None and diagnoses:
+        save_recipe(quantization.recipe, Recipe({name: each.chosen.real for name, each in diagnoses.items()}))
     return manifest
 
 
-def _write(
-    target: Target,
-    lowered: Graph,
-    path: Path,
-    document: Document,
-    *,
-    samples: Samples | None,
-    opset: int | None,
-    int8_io: bool,
-    progress: Progress | None,
-) -> None:
-    """Write one artifact with the options that its target takes."""
+def _writer(target: Target, opset: int | None, int8_io: bool = False) -> Callable[..., None]:
+    """Return what writes an artifact of a target, with the options that it takes."""
     options: dict[str, Any] = {"opset": opset} if target.name.startswith("onnx") and opset is not None else {}
-    arguments: tuple[Any, ...] = ()
-    if target.calibrated and samples is not None:
-        arguments = (_ranges(target, lowered, samples, progress),)
+    if target.calibrated:
         options["int8_io"] = int8_io
-    target.write(lowered, path, document, *arguments, **options)
+    return partial(target.write, **options)
 
 
 def _check_route(
@@ -426,14 +434,3 @@ def _calibration(source: Path, graph: Graph, contract: Preprocessing | None) -> 
     types = {name: graph.type(name) for name in graph.inputs}
     one = {name: type_._replace(shape=(1, *type_.shape[1:])) for name, type_ in types.items()}
     return from_path(source, one if _fixed_batch(graph) is None else types, graph.layout, contract)
-
-
-def _ranges(target: Target, lowered: Graph, samples: Samples, progress: Progress | None) -> Any:
-    from demitasse.quantize.calibrate import calibrate
-    from demitasse.quantize.engines import EngineKind
-
-    def report(done: int, total: int) -> None:
-        if progress is not None:
-            progress("calibrate", done, total)
-
-    return calibrate(lowered, samples, report, engine=EngineKind(target.engine))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ from demitasse.errors import UsageError
 
 if TYPE_CHECKING:
     from demitasse.conversion import Manifest
+    from demitasse.quantize.artifact import Settings
+    from demitasse.quantize.doctor import Diagnosis
 
 __all__ = ["add_parser", "run"]
 
@@ -41,6 +44,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--io-layout", choices=("nchw", "nhwc"), help="layout of image inputs and outputs")
     parser.add_argument("--opset", metavar="N", help="ONNX opset")
     parser.add_argument("--int8-io", action="store_true", help="integer inputs and outputs for INT8 artifacts")
+    _add_quantization(parser)
     options.add_source(parser)
     options.add_route(parser)
     options.add_preprocessing(parser)
@@ -74,11 +78,78 @@ def run(arguments: argparse.Namespace) -> int:
             labels=options.labels(arguments.labels),
             reading=options.reading(arguments),
             route=arguments.route,
+            quantization=_quantization(arguments),
             progress=progress,
             **options.source_options(arguments),
         )
     _print(manifest, arguments)
-    return 0
+    return 0 if all(diagnosis.met for diagnosis in manifest.diagnoses.values()) else 1
+
+
+METHODS = ("auto", "min-max", "moving-average", "percentile", "entropy", "mse")
+
+
+def _add_quantization(parser: argparse.ArgumentParser) -> None:
+    """Declare what says how INT8 artifacts are made."""
+    group = parser.add_argument_group("INT8")
+    group.add_argument(
+        "--calibrate",
+        choices=METHODS,
+        default="auto",
+        help="how ranges are chosen (default: auto, for each tensor the one with the least measured error)",
+    )
+    group.add_argument(
+        "--ranges",
+        type=Path,
+        metavar="FILE.json",
+        help="keep ranges in this file, and take them from it where it has them",
+    )
+    group.add_argument(
+        "--bias-correction",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="let biases make up for what rounding the weights shifts (default: yes)",
+    )
+    group.add_argument(
+        "--int8-target",
+        metavar="top1=0.99|sqnr=20",
+        help="keep as few layers real as it takes to reach this on held-back samples (sqnr in decibels); "
+        "status 1 where it can't be reached",
+    )
+    group.add_argument(
+        "--recipe",
+        type=Path,
+        metavar="FILE.json",
+        help="layers that stay real: written with --int8-target, else read",
+    )
+
+
+def _quantization(arguments: argparse.Namespace) -> Settings:
+    from demitasse.quantize.artifact import Settings
+    from demitasse.quantize.doctor import Goal
+    from demitasse.quantize.ranges import Method
+
+    return Settings(
+        method=Method(arguments.calibrate),
+        bias_correction=arguments.bias_correction,
+        ranges=arguments.ranges,
+        goal=None if arguments.int8_target is None else Goal.parse(arguments.int8_target),
+        recipe=arguments.recipe,
+    )
+
+
+def _curve(diagnosis: Diagnosis) -> list[str]:
+    """Spell a trade curve, one point a line."""
+    lines = [f"  {'real layers':>11}  {'top-1':>7}  {'SQNR dB':>7}  {'MB':>7}  {'ms':>7}"]
+    for point in diagnosis.curve:
+        mark = "  <- chosen" if point == diagnosis.chosen else ""
+        lines.append(
+            f"  {len(point.real):>11}  {point.top1:7.3f}  {point.sqnr:7.1f}  {point.bytes / 1e6:7.2f}  "
+            f"{point.milliseconds:7.2f}{mark}"
+        )
+    if diagnosis.chosen.real:
+        lines.append(f"  real: {', '.join(diagnosis.chosen.real)}")
+    return lines
 
 
 def _targets(text: str | None) -> list[str] | None:
@@ -94,6 +165,9 @@ def _print(manifest: Manifest, arguments: argparse.Namespace) -> None:
         for entry, artifact in zip(data["artifacts"], manifest.artifacts, strict=True):
             entry["path"] = str(artifact.path)
         data["seconds"] = {step.name: round(step.seconds, 3) for step in manifest.steps}
+        data["int8"] = {
+            name: asdict(diagnosis) | {"met": diagnosis.met} for name, diagnosis in manifest.diagnoses.items()
+        }
         print(json.dumps(data, ensure_ascii=False))
         return
     if arguments.quiet:
@@ -103,5 +177,9 @@ def _print(manifest: Manifest, arguments: argparse.Namespace) -> None:
     for artifact in manifest.artifacts:
         took = seconds.get(f"write {artifact.target}", 0.0)
         print(f"{artifact.target:{width}}  {artifact.bytes / 1e6:8.2f} MB  {took:6.2f} s  {artifact.path}")
+    for name, diagnosis in manifest.diagnoses.items():
+        verdict = "met" if diagnosis.met else "NOT met; the best found is kept"
+        print(f"{name}: {diagnosis.goal} on {diagnosis.samples} held-back samples: {verdict}")
+        print("\n".join(_curve(diagnosis)))
     for note in manifest.notes:
         print(f"note: {note}")

@@ -21,9 +21,11 @@ from demitasse.ir.ops import Conv, ConvTranspose, Dense, MatMul
 from demitasse.ir.weights import Array
 from demitasse.quantize.engines import Engine, open_artifact
 
-__all__ = ["Diagnosis", "Goal", "Point", "examine", "sqnr", "top1"]
+__all__ = ["Diagnosis", "Goal", "Point", "examine", "sqnr", "top1", "with_between"]
 
 RANKING_SAMPLES = 8
+
+_PRODUCTS = Conv | ConvTranspose | Dense | MatMul
 
 Outputs = list[npt.NDArray[np.float64]]
 Write = Callable[[Path, Sequence[str]], None]
@@ -118,16 +120,17 @@ def examine(
     expected = _outputs(reference, feeds, graph.outputs)
     measured: dict[int, Point] = {}
 
-    def trial(real: Sequence[str], count: int = len(feeds)) -> Point:
+    def trial(layers: Sequence[str], count: int = len(feeds)) -> Point:
+        real = with_between(graph, layers)
         write(place, real)
-        return _measure(place, tuple(real), feeds[:count], graph.outputs, [each[:count] for each in expected])
+        return _measure(place, real, feeds[:count], graph.outputs, [each[:count] for each in expected])
 
     measured[0] = trial(())
     ranking: list[tuple[str, float]] = []
     if not measured[0].meets(goal):
         few = min(RANKING_SAMPLES, len(feeds))
         base = trial((), few).sqnr
-        names = [node.outputs[0] for node in graph.nodes if isinstance(node.op, Conv | ConvTranspose | Dense | MatMul)]
+        names = [node.outputs[0] for node in graph.nodes if isinstance(node.op, _PRODUCTS)]
         for done, name in enumerate(names, 1):
             ranking.append((name, trial((name,), few).sqnr - base))
             if progress is not None:
@@ -138,6 +141,24 @@ def examine(
     good = [point for point in curve if point.meets(goal)]
     best = max(curve, key=lambda point: (point.top1 if goal.metric == "top1" else point.sqnr, -len(point.real)))
     return Diagnosis(goal, tuple(ranking), curve, good[0] if good else best, len(feeds))
+
+
+def with_between(graph: Graph, layers: Sequence[str]) -> tuple[str, ...]:
+    """Add to products that stay real what stands between them alone: pools, sums and the like, all of it or none."""
+    kept = set(layers)
+    between = {node.outputs[0] for node in graph.nodes if not isinstance(node.op, _PRODUCTS)} if kept else set()
+    producers, consumers = graph.producers(), graph.consumers()
+    while True:
+        stay = kept | between
+        rounded = set()
+        for node in graph.nodes:
+            makers = [producers[name].outputs[0] for name in node.inputs if name in producers]
+            readers = [reader.outputs[0] for name in node.outputs for reader in consumers.get(name, ())]
+            if node.outputs[0] in between and not stay.issuperset((*makers, *readers)):
+                rounded.add(node.outputs[0])
+        if not rounded:
+            return tuple(node.outputs[0] for node in graph.nodes if node.outputs[0] in stay)
+        between -= rounded
 
 
 def _search(
