@@ -64,7 +64,7 @@ def _rows(targets: list[str]) -> Iterator[Row]:
         texts = importlib.import_module(reader.module).supported_layers()
         functions = importlib.import_module(f"{reader.module}.layers").LAYERS
         for kind, text in texts.items():
-            used = _operations(functions[kind])
+            used = _operations(functions[kind]) if kind in functions else set[str]()
             refused = {
                 target: next(reason for op, reason in table.items() if op in used)
                 for target, table in limits.items()

@@ -10,7 +10,7 @@ from demitasse.ir.graph import Graph
 from demitasse.ir.ops import Shape
 from demitasse.readers.caffe.assemble import Reading, assemble
 from demitasse.readers.caffe.builder import LayerBuilder, Trap
-from demitasse.readers.caffe.deploy import deploy
+from demitasse.readers.caffe.deploy import DATA_LAYERS, MEASURES, deploy
 from demitasse.readers.caffe.layers import LAYERS
 from demitasse.readers.caffe.mean import read_mean
 from demitasse.readers.caffe.net import read_net
@@ -98,8 +98,9 @@ def explain(
 
 
 def supported_layers() -> dict[str, str]:
-    """Map each layer type that can be read to a sentence on it, in alphabetical order."""
-    return {
-        layer_type: (function.__doc__ or "").partition("\n")[0]
-        for layer_type, function in sorted(LAYERS.items(), key=lambda entry: entry[0].lower())
-    }
+    """Map each layer type that a net may have to a sentence on what becomes of it, in alphabetical order."""
+    described = {layer_type: (function.__doc__ or "").partition("\n")[0] for layer_type, function in LAYERS.items()}
+    described |= dict.fromkeys(DATA_LAYERS, "Becomes an input; its transform_param becomes the preprocessing.")
+    described |= dict.fromkeys(MEASURES, "Is left out: it measures or records, and gives nothing to a deployed net.")
+    described["Input"] = "Declares an input."
+    return dict(sorted(described.items(), key=lambda entry: entry[0].lower()))
