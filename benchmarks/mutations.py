@@ -305,7 +305,7 @@ def outputs(maker: Maker, path: Path, batch: int) -> Arrays | None:
     """Run an artifact by itself, without the validator; None if its runtime refuses it."""
     given = inputs_for(maker.source, Random(2, seed=SEED), None)
     try:
-        runner = open_runner(path, threads=1)
+        runner = open_runner(path, threads=_threads(maker))
         results: dict[str, list[npt.NDArray[Any]]] = defaultdict(list)
         for step in given.steps(batch):
             feeds = {
@@ -319,6 +319,11 @@ def outputs(maker: Maker, path: Path, batch: int) -> Arrays | None:
     except (DemitasseError, KeyError):
         return None
     return {name: np.stack(arrays) for name, arrays in results.items()}
+
+
+def _threads(maker: Maker) -> int | None:
+    """Limit threads, where a runtime takes that for each model."""
+    return None if maker.target.name == "savedmodel" else 1
 
 
 def moved(sound: Arrays | None, broken: Arrays | None) -> float:
@@ -374,7 +379,7 @@ def judge(maker: Maker, mutants: Sequence[Mutant]) -> list[Outcome]:
             maker.net.weights,
             inputs=Random(2, seed=SEED),
             independent=False,
-            threads=1,
+            threads=_threads(maker),
         )
         for (mutant, results), result in zip(runnable[start : start + 8], report.artifacts, strict=True):
             distance = max(moved(sound[batch], results[batch]) for batch in batches)
@@ -406,7 +411,7 @@ def clean_runs(maker: Maker, seeds: Sequence[int]) -> Iterator[tuple[str, list[s
             maker.net.weights,
             inputs=Random(1 + seed % 3, seed=seed),
             independent=False,
-            threads=1,
+            threads=_threads(maker),
         )
         failures = [each.message for each in report.artifacts[0].findings if each.severity is Severity.FAILURE]
         yield f"{maker.net.name} {maker.target.name} seed {seed}", failures

@@ -12,7 +12,11 @@ from demitasse.ir.document import BlobRecord, Document
 from demitasse.ir.graph import Graph, Origin, Status, Storage, live_names
 from demitasse.route import ROUTE
 
-__all__ = ["Alignment", "Link", "align", "is_foreign", "sources_of_divergence"]
+__all__ = ["UNDOCUMENTED", "Alignment", "Link", "align", "is_foreign", "is_undocumented", "sources_of_divergence"]
+
+
+# The option of a document that was made for an artifact without one.
+UNDOCUMENTED = "undocumented"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,7 @@ def align(graph: Graph, document: Document, missing: Mapping[str, str]) -> Align
         missing: tensors that its runtime can't provide, and why.
     """
     records = _by_layer(document)
-    foreign = is_foreign(document)
+    hides = is_foreign(document) or is_undocumented(document)
     needed = live_names(graph, [port.name for port in document.outputs])
     links = []
     for layer in graph.layers:
@@ -61,7 +65,7 @@ def align(graph: Graph, document: Document, missing: Mapping[str, str]) -> Align
         for place, blob in enumerate(layer.outputs):
             record = _take(entries, blob, place, folds=bool(document.options.get("fold_preprocessing")))
             link = _link(layer.origin, blob, record, missing, needed)
-            if link.status is Status.INTERNAL and not foreign:
+            if link.status is Status.INTERNAL and not hides:
                 link = replace(link, status=Status.UNMAPPED, reason="only what another converter wrote may hide layers")
             links.append(link)
         if entries:
@@ -73,6 +77,11 @@ def align(graph: Graph, document: Document, missing: Mapping[str, str]) -> Align
 def is_foreign(document: Document) -> bool:
     """Tell whether other converters than ours made an artifact, so that only its outputs can be compared."""
     return document.options.get("route") == ROUTE
+
+
+def is_undocumented(document: Document) -> bool:
+    """Tell whether an artifact said nothing of itself: the user's map, or its outputs' names, are all there is."""
+    return bool(document.options.get(UNDOCUMENTED))
 
 
 def _by_layer(document: Document) -> dict[str, list[BlobRecord]]:

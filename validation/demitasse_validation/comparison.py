@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from demitasse import __version__
 from demitasse.errors import MissingDependency, UsageError
@@ -25,8 +25,10 @@ from demitasse.readers import read, source_format
 from demitasse.route import ROUTE, KerasNet
 from demitasse.targets import target_of
 from demitasse_validation.align import is_foreign
+from demitasse_validation.baseline import Baseline
 from demitasse_validation.environment import environment
 from demitasse_validation.inputs import Inputs, Random, Step, inputs_for
+from demitasse_validation.mapping import Places, undocumented
 from demitasse_validation.report import Finding, Report, Severity
 from demitasse_validation.rounding import Rounding
 from demitasse_validation.runtimes import Runner, open_runner
@@ -56,12 +58,15 @@ def compare(
     threads: int | None = None,
     plugins: Iterable[Path] = (),
     route: str | None = None,
+    places: Places | None = None,
+    baseline: Baseline | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Run artifacts and their source on the same inputs and compare every layer and output.
 
     Args:
-        artifacts: files or folders that `demitasse convert` wrote.
+        artifacts: files or folders that `demitasse convert` wrote. One that carries no document is compared at its
+            outputs only, and at the layers that `places` names.
         source: what they were made from; see `demitasse.readers.read`.
         weights: the file with the weights, where the source doesn't hold them.
         inputs: a folder of images, a list of them (.txt), one image, or arrays in the source's layout (.npz, .npy); a
@@ -75,26 +80,32 @@ def compare(
         plugins: Python files with readers for further layer types; they are run.
         route: "tensorflow" lets Keras load the source, which runs what is in it. Artifacts that were made by that route
             are measured by Keras; for others it is a second opinion on the source.
+        places: where the source's blobs are in an artifact that carries no document.
+        baseline: figures of an accepted run: a worse one fails.
         progress: called as the work goes on.
 
     Raises:
-        UsageError: an artifact or input is missing or doesn't fit, or an artifact carries no document.
+        UsageError: an artifact or input is missing or doesn't fit, or one without a document can't be told apart.
         MissingDependency: a runtime that is needed isn't installed. None is skipped silently.
         MalformedModel, Unsupported: see `demitasse.errors`.
     """
     start = time.perf_counter()
     source, weights = Path(source), None if weights is None else Path(weights)
-    documents = {Path(path): document_of(Path(path)) for path in artifacts}
-    if not documents:
+    carried = {Path(path): _document(Path(path)) for path in artifacts}
+    documents = {path: document for path, document in carried.items() if document is not None}
+    if not carried:
         raise UsageError("there is nothing to compare: name an artifact")
     net = _keras_net(source, weights, documents, plugins, route)
     foreign = net is not None and any(map(is_foreign, documents.values()))
     graph = net.graph if net is not None and foreign else _read(source, weights, documents, plugins)
     contract = preprocessing or _carried_contract(documents) or graph.preprocessing
     given = inputs_for(graph, Random() if inputs is None else inputs, contract)
+    runners = {path: open_runner(path, threads=threads) for path in carried}
+    for path in carried.keys() - documents.keys():
+        documents[path] = undocumented(path, graph, runners[path], places or Places())
     subjects = [
-        Subject(path, document, open_runner(path, threads=threads), graph, tolerances, top, labels or document.labels)
-        for path, document in documents.items()
+        Subject(path, documents[path], runners[path], graph, tolerances, top, labels or documents[path].labels)
+        for path in carried
     ]
     witnesses = [
         Witness(name, runner, graph, tolerances)
@@ -116,7 +127,7 @@ def compare(
     reports = tuple(subject.report() for subject in subjects)
     opinions = tuple(witness.report() for witness in witnesses)
     used = [rule for rules in ([s.used_rules for s in subjects] + [w.used_rules for w in witnesses]) for rule in rules]
-    return Report(
+    report = Report(
         tool=f"demitasse {__version__}",
         source_format=source_format(source),
         source=tuple(asdict(file) for file in files),
@@ -135,6 +146,17 @@ def compare(
         ),
         seconds=time.perf_counter() - start,
     )
+    return report if baseline is None else baseline.applied(report)
+
+
+def _document(path: Path) -> Document | None:
+    """Read what an artifact says about itself; None if it says nothing."""
+    target = target_of(path)
+    if target is None:
+        raise UsageError(f"{path}: no artifact's name ends like this")
+    if not path.exists():
+        raise UsageError(f"{path}: there is no such file")
+    return target.read_document(path)
 
 
 def document_of(path: Path) -> Document:
@@ -144,16 +166,11 @@ def document_of(path: Path) -> Document:
         UsageError: there is no such file, its suffix is no target's, or it carries no document.
         MalformedModel: the file or its document is damaged.
     """
-    target = target_of(path)
-    if target is None:
-        raise UsageError(f"{path}: no artifact's name ends like this")
-    if not path.exists():
-        raise UsageError(f"{path}: there is no such file")
-    document = target.read_document(path)
+    document = _document(path)
     if document is None:
         raise UsageError(
-            f"{path}: carries no document, so nothing says which of its tensors is which layer of the source; only "
-            "artifacts that demitasse wrote can be validated"
+            f"{path}: carries no document, so nothing says what its inputs and outputs are; only artifacts that "
+            "demitasse wrote can be run on images"
         )
     return document
 
@@ -165,7 +182,8 @@ def _read(source: Path, weights: Path | None, documents: Mapping[Path, Document]
         for name, shape in document.options.get("input_shapes", {}).items():
             if shapes.setdefault(name, tuple(shape))[1:] != tuple(shape)[1:]:
                 raise UsageError(f"{path}: was made for another shape of input {name!r} than the other artifacts")
-    said = next((said for each in documents.values() if (said := each.options.get("reading"))), {})
+    readings = (each.options.get("reading") for each in documents.values())
+    said: Mapping[str, Any] = next((each for each in readings if each), {})
     # An artifact may come from anybody: of what it says, only what can't name a file or run anything is passed on.
     reading = {name: said[name] for name in ("phase", "level", "stages", "lambdas") if name in said}
     graph = read(source, weights, input_shapes=shapes or None, plugins=plugins, **reading)

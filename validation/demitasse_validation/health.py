@@ -27,6 +27,9 @@ LEAST_MOVEMENT = 0.03
 # And how far in shares of what channels are usually off: noise in the layers before can hold a channel at 0 after ReLU.
 NOISES = 4.0
 
+# Of how many elements a channel has to be seen before it may be called constant.
+ENOUGH = 8
+
 
 class Ailment(NamedTuple):
     """Something that is wrong whatever the figures say; `kind` is a finding's."""
@@ -45,6 +48,7 @@ class Health:
     axis: int
     _extremes: list[npt.NDArray[np.float64]] = field(default_factory=list)
     _errors: npt.NDArray[np.float64] | float = 0.0
+    _seen: int = 0
     _denormal: int = 0
 
     def add(self, reference: Array, candidate: Array) -> None:
@@ -59,6 +63,7 @@ class Health:
             old = self._extremes[0]
             found = np.concatenate([np.minimum(old[:2], found[:2]), np.maximum(old[2:], found[2:])])
         self._extremes = [found]
+        self._seen += reference.size // max(1, len(rows[0]))
         self._errors = np.maximum(self._errors, np.abs(candidate - reference).max(axis=axes).ravel())
         tiny = (candidate != 0) & (np.abs(candidate) < LEAST_NORMAL)
         if tiny.any():
@@ -66,7 +71,7 @@ class Health:
 
     def ailments(self) -> Iterator[Ailment]:
         """Say what is wrong."""
-        if not self._extremes:
+        if not self._extremes or self._seen < ENOUGH:
             return
         low, given_low, high, given_high = self._extremes[0]
         with np.errstate(invalid="ignore"):

@@ -14,7 +14,7 @@ from demitasse.errors import UsageError
 from demitasse.ir.document import Document, Port
 from demitasse.ir.graph import Graph, Status, Storage
 from demitasse.ir.weights import Array
-from demitasse_validation.align import Alignment, Link, align, is_foreign, sources_of_divergence
+from demitasse_validation.align import Alignment, Link, align, is_foreign, is_undocumented, sources_of_divergence
 from demitasse_validation.conduct import Conduct
 from demitasse_validation.health import Health
 from demitasse_validation.inputs import Step as Samples
@@ -145,7 +145,7 @@ class Subject:
                 if self._steps < CLOSE_LOOKS:
                     self._health[link.blob].add(expected, restored)
         if self._locals is not None and self._steps < CLOSE_LOOKS:
-            self._locals.add(step.feeds, given)
+            self._locals.add(step.feeds, given, reference)
         restored_outputs = {}
         for port in self._comparable_outputs():
             expected = reference[port.name]
@@ -210,6 +210,7 @@ class Subject:
             *self._ailments(),
             *self._conduct.findings(),
             *self._map_findings(),
+            *self._undocumented(),
             *(
                 Finding(Severity.FAILURE, "output", f"output {result.blob!r}: {fault_of(result)}", result.layer)
                 for result in outputs
@@ -298,6 +299,8 @@ class Subject:
 
     def _judged(self, result: LayerResult, tally: Tally) -> LayerResult:
         rule = self._rule(result.blob, [result.layer, result.blob])
+        if self._locals is not None and rule in self.tolerances.rules:
+            rule = self._locals.rule(result.blob, rule)
         if self.rounding is not None and self.is_float32 and rule in self.tolerances.rules:
             rule = self.rounding.rule(result.blob, rule, tally.sums.peak)
         judgement = tally.judge(rule)
@@ -335,6 +338,17 @@ class Subject:
         yield from _port_faults("input", self.document.inputs, self.runner.inputs, self.graph.inputs)
         wanted = self.document.options.get("outputs") or self.graph.outputs
         yield from _port_faults("output", self.document.outputs, self.runner.outputs, wanted)
+
+    def _undocumented(self) -> Iterator[Finding]:
+        """Say how little a comparison without a map proves."""
+        if is_undocumented(self.document):
+            measured, outputs = len(self._layers), len(self._outputs)
+            message = (
+                f"it carries no document: {outputs} outputs and {measured - outputs} mapped layers were compared, the "
+                f"other {len(self.alignment.links) - measured} blobs of the source weren't; on inputs unlike these it "
+                "may compute something else"
+            )
+            yield Finding(Severity.WARNING, "no-document", message)
 
     def _map_findings(self) -> Iterator[Finding]:
         unmapped = [link for link in self.alignment.links if link.status is Status.UNMAPPED]

@@ -35,6 +35,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--top", default="5", metavar="K", help="how many classes a ranking shows")
     parser.add_argument("--report", type=Path, metavar="DIR", help="write the report there")
     parser.add_argument("--tolerances", type=Path, metavar="FILE", help="TOML: overrides a layer, each with a reason")
+    parser.add_argument("--baseline", type=Path, metavar="FILE", help="figures of an accepted run: worse ones fail")
+    parser.add_argument("--update-baseline", action="store_true", help="keep this run's figures, if its gates hold")
+    parser.add_argument(
+        "--map", type=Path, metavar="FILE", help="TOML: where inputs, outputs and layers are in a file without document"
+    )
     parser.add_argument("--threads", metavar="N", help="threads of each runtime")
     parser.add_argument("--plugin", action="append", default=[], type=Path, metavar="FILE.py")
     options.add_route(parser)
@@ -45,12 +50,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(arguments: argparse.Namespace) -> int:
     """Compare, show and write the report, and return its exit status."""
     from demitasse.preprocess import images_in
+    from demitasse_validation.baseline import Baseline
     from demitasse_validation.comparison import compare
+    from demitasse_validation.mapping import Places
     from demitasse_validation.report.write import write_report
     from demitasse_validation.tolerances import DEFAULT, Tolerances
 
     if len(arguments.against) > 2:
         raise UsageError("--against takes a source and, where it doesn't hold them, its weights")
+    if arguments.update_baseline and arguments.baseline is None:
+        raise UsageError("--update-baseline needs --baseline FILE")
+    baseline = None if arguments.baseline is None else Baseline.load(arguments.baseline)
     with show_progress(arguments.quiet) as progress:
         report = compare(
             arguments.artifacts,
@@ -63,8 +73,12 @@ def run(arguments: argparse.Namespace) -> int:
             threads=None if arguments.threads is None else options.positive("--threads", arguments.threads),
             plugins=arguments.plugin,
             route=arguments.route,
+            places=Places.load(arguments.map) if arguments.map else None,
+            baseline=None if arguments.update_baseline else baseline,
             progress=progress,
         )
+    if arguments.update_baseline and baseline is not None and report.passed:
+        baseline.updated(report).save(arguments.baseline)
     if arguments.report is not None:
         write_report(report, arguments.report, images=images_in(arguments.images) if arguments.images else ())
     show_report(report, as_json=arguments.json)
