@@ -1,10 +1,12 @@
 """Write the ResNets of He et al. 2016 as Caffe nets with random weights, in the spelling of the authors' own release.
 
 They stand in for the real files where only size and structure matter: ResNet-152's caffemodel is 242 MB.
+`python resnet.py DEPTH FOLDER` writes one.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -112,3 +114,7 @@ def _varint(value: int) -> bytes:
     parts: Iterator[int] = iter(range(0, max(value.bit_length(), 1), 7))
     groups = [value >> shift & 0x7F for shift in parts]
     return bytes([*(group | 0x80 for group in groups[:-1]), groups[-1]])
+
+
+if __name__ == "__main__":
+    write_resnet(int(sys.argv[1]), Path(sys.argv[2]))

@@ -33,7 +33,7 @@ from demitasse_validation.benchmark.statistics import (
 from demitasse_validation.benchmark.terminal import render
 from demitasse_validation.benchmark.verdicts import Verdict, judge, noise_of
 
-PLAN = Plan(seconds=1.0, threads=2, rounds=20)
+PLAN = Plan(seconds=5.0, threads=2)
 SIMULATIONS = 100
 
 
@@ -105,8 +105,7 @@ def test_a_few_disturbed_rounds_do_not_move_an_estimate() -> None:
         ((1.04, 1.02, 1.06), 0.01, Verdict.INCONCLUSIVE),
         ((1.00, 0.80, 1.25), 0.01, Verdict.INCONCLUSIVE),
         ((1.10, 1.07, 1.13), 0.08, Verdict.INCONCLUSIVE),  # the noise floor lies within the interval
-        ((1.07, 1.06, 1.075), 0.08, Verdict.SAME),  # the same, as far as this run can tell
-        ((1.00, 0.99, 1.01), 0.12, Verdict.INCONCLUSIVE),  # a run that tells a model from itself shows no sameness
+        ((1.00, 0.99, 1.01), 0.08, Verdict.INCONCLUSIVE),  # a run that tells a model from itself shows no sameness
         ((1.50, 1.40, 1.60), 0.12, Verdict.SLOWER),
         ((0.953, 0.9525, 0.9535), 0.0, Verdict.SAME),  # margins are symmetric as ratios are: 1 / 1.05 is 0.952
     ],
@@ -222,8 +221,8 @@ def test_every_round_times_every_model_and_none_keeps_its_place() -> None:
 
 def test_rounds_go_on_until_there_are_enough_samples_or_patience_ends() -> None:
     track = Track(ScriptedLane("a", []), "a", (RUN,))
-    interleave([track], replace(PLAN, samples=35))
-    assert track.count == 35
+    interleave([track], replace(PLAN, samples=65))
+    assert track.count == 65
     slow = Track(ScriptedLane("a", []), "a", (RUN,))
     interleave([slow], replace(PLAN, samples=1000))
     assert slow.count == 3 * PLAN.rounds

@@ -39,7 +39,7 @@ class Plan:
     seconds: float
     threads: int
     samples: int = 64
-    rounds: int = 20
+    rounds: int = 40
     margin: float = 0.05
     allow_fallback: bool = False
     tf32: bool = False

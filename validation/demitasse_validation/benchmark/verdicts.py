@@ -8,14 +8,11 @@ from dataclasses import dataclass
 
 from demitasse_validation.benchmark.statistics import Interval
 
-__all__ = ["MARGIN", "MOST_NOISE", "Judgement", "Verdict", "invalid", "judge", "noise_of"]
+__all__ = ["MARGIN", "Judgement", "Verdict", "invalid", "judge", "noise_of"]
 
 # Differences below this share interest nobody; the order in which a linker lays out functions makes some of them.
 # Mytkowicz et al., Producing Wrong Data Without Doing Anything Obviously Wrong!, ASPLOS 2009.
 MARGIN = 0.05
-
-# Where the same model, measured twice, seems to differ by more than this, "the same" would mean nothing.
-MOST_NOISE = 0.10
 
 
 class Verdict(enum.Enum):
@@ -45,8 +42,9 @@ def noise_of(twins: Interval) -> float:
 def judge(ratio: Interval, noise: float, margin: float = MARGIN) -> Judgement:
     """Judge the latency of a contender over that of its baseline.
 
-    Faster or slower is what lies beyond margin and noise with its whole interval; the same is what lies within them
-    with its whole interval, as in a test of equivalence (two one-sided tests, Schuirmann 1987).
+    Faster or slower is what lies beyond margin and noise with its whole interval; the same is what lies within the
+    margin with its whole interval, as in a test of equivalence (two one-sided tests, Schuirmann 1987). A run that tells
+    a model from itself by more than the margin finds nothing the same.
     """
     limit = max(margin, noise)
     tell = f"{_share(ratio)} (95 % interval {_bound(ratio.low)} to {_bound(ratio.high)})"
@@ -54,7 +52,7 @@ def judge(ratio: Interval, noise: float, margin: float = MARGIN) -> Judgement:
         return Judgement(Verdict.SLOWER, f"{tell}, beyond the {limit:.1%} that count")
     if ratio.high < 1 / (1 + limit):
         return Judgement(Verdict.FASTER, f"{tell}, beyond the {limit:.1%} that count")
-    if noise > MOST_NOISE:
+    if noise > margin:
         return Judgement(
             Verdict.INCONCLUSIVE,
             f"{tell}, and the same model differs from itself by up to {noise:.1%} in this run",
