@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from demitasse.errors import Offence, Unsupported, UsageError
@@ -92,19 +93,20 @@ def explain(
     added: dict[str, LayerFunction] = {}
     for plugin in plugins:
         added |= REGISTRY.load_plugin(plugin)
-    contents = [open_file(each) for each in (path, weights) if each is not None]
-    _refuse_dangers(path, [each for content in contents for each in content.findings], expressions, added)
-    source = combine(contents[0], contents[1] if weights is not None else None, backend)
-    return assemble(
-        parse_model(source.config, str(path)),
-        source.generation,
-        str(path),
-        {**LAYERS, **added},
-        source.weights,
-        input_shapes=input_shapes or {},
-        outputs=outputs,
-        expressions=expressions,
-    )
+    with ExitStack() as stack:
+        contents = [stack.enter_context(closing(open_file(each))) for each in (path, weights) if each is not None]
+        _refuse_dangers(path, [each for content in contents for each in content.findings], expressions, added)
+        source = combine(contents[0], contents[1] if weights is not None else None, backend)
+        return assemble(
+            parse_model(source.config, str(path)),
+            source.generation,
+            str(path),
+            {**LAYERS, **added},
+            source.weights,
+            input_shapes=input_shapes or {},
+            outputs=outputs,
+            expressions=expressions,
+        )
 
 
 def _refuse_dangers(
@@ -136,7 +138,8 @@ def security_findings(path: Path) -> list[Finding]:
     Raises:
         MalformedModel: the file is damaged or no Keras file.
     """
-    return list(open_file(path).findings)
+    with closing(open_file(path)) as content:
+        return list(content.findings)
 
 
 def supported_layers() -> dict[str, str]:

@@ -115,16 +115,31 @@ class H5File:
         Raises:
             MalformedModel: it is damaged.
         """
-        import h5py
-
         self.where = where
         self.extent = extent
+        self._path = path
         with _reading(where):
-            source = path if path is not None else BytesFile(extent)
-            self._file = h5py.File(source, "r", locking=False) if path is not None else h5py.File(source, "r")
+            self._file = self._open()
             inspection = _Inspection(self._file, extent, where)
             self.findings: tuple[Finding, ...] = tuple(inspection.findings())
             self._objects = inspection.objects
+
+    def _open(self) -> h5py.File:
+        import h5py
+
+        if self._path is not None:
+            return h5py.File(self._path, "r", locking=False)
+        return h5py.File(BytesFile(self.extent), "r")
+
+    def close(self) -> None:
+        """Let go of the file; arrays can be read all the same."""
+        self._objects.clear()
+        self._file.close()
+
+    def reread(self, path: str) -> Array:
+        """Read the array at a path from the root; the file need not be open."""
+        with _reading(f"{self.where}, {path}"), self._open() as file:
+            return np.asarray(file[path][()])
 
     @property
     def root(self) -> H5Group:
@@ -200,13 +215,13 @@ class H5Group:
         with _reading(where):
             dtype, shape = found.dtype, tuple(map(int, found.shape))
             if _is_bfloat16(found):
-                return StoredArray(path, shape, np.dtype(np.float32), lambda: _read_bfloat16(found, where))
+                return StoredArray(path, shape, np.dtype(np.float32), lambda: _widened(self._file.reread(whole)))
             if dtype.kind not in "fiub":
                 raise MalformedModel(f"it holds elements of the type {dtype}, and not numbers", where=where)
             offset = found.id.get_offset() if dtype.kind != "b" else None
         if offset is not None and 0 not in shape:
             return StoredArray(path, shape, dtype, lambda: self._file.view(offset, shape, dtype))
-        return StoredArray(path, shape, dtype, lambda: _read(found, where))
+        return StoredArray(path, shape, dtype, lambda: self._file.reread(whole))
 
     def _below(self, path: str) -> str:
         return f"{self._path}/{'/'.join(filter(None, path.split('/')))}"
@@ -284,19 +299,14 @@ def _decoded(entry: object, where: str) -> str:
     return entry
 
 
-def _read(dataset: h5py.Dataset, where: str) -> Array:
-    with _reading(where):
-        return np.asarray(dataset[()])
-
-
 def _is_bfloat16(dataset: h5py.Dataset) -> bool:
     """Tell whether an array is what Keras 3 stores for bfloat16: two opaque bytes an element, and a remark."""
     return dataset.dtype.itemsize == 2 and dataset.dtype.kind in "Vu" and dataset.attrs.get("dtype") == "bfloat16"
 
 
-def _read_bfloat16(dataset: h5py.Dataset, where: str) -> Array:
-    halves = _read(dataset, where).view(np.uint16)
-    return (halves.astype(np.uint32) << 16).view(np.float32)
+def _widened(halves: Array) -> Array:
+    """Read bfloat16, which is the upper half of a float32."""
+    return (halves.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
 
 
 @dataclass

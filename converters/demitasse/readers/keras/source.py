@@ -31,6 +31,7 @@ class Content:
         backend: the backend that it states.
         weights: the group that holds weights, if it has any.
         findings: what isn't safe in it.
+        file: the HDF5 file in it, open, if there is one.
     """
 
     path: Path
@@ -39,6 +40,12 @@ class Content:
     backend: str | None
     weights: H5Group | None
     findings: tuple[Finding, ...]
+    file: H5File | None = None
+
+    def close(self) -> None:
+        """Let go of the file; weights can be read all the same."""
+        if self.file is not None:
+            self.file.close()
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,7 @@ def _hdf5(path: Path, file: H5File) -> Content:
     version = next((found for holder in stated if (found := holder.text("keras_version"))), None)
     backend = next((found for holder in stated if (found := holder.text("backend"))), None)
     findings = (*file.findings, *(config_findings(config, str(path)) if config is not None else ()))
-    return Content(path, config, version, backend, group, findings)
+    return Content(path, config, version, backend, group, findings, file)
 
 
 def _archive(path: Path, archive: Archive) -> Content:
@@ -134,7 +141,7 @@ def _archive(path: Path, archive: Archive) -> Content:
     if not is_hdf5(member):
         raise MalformedModel("its weights are no HDF5 file", where=archive.place("model.weights.h5"))
     file = H5File(member, archive.place("model.weights.h5"))
-    return Content(path, config, version, None, file.root, (*findings, *file.findings))
+    return Content(path, config, version, None, file.root, (*findings, *file.findings), file)
 
 
 def _json(path: Path, extent: Extent) -> Content:

@@ -80,6 +80,27 @@ def _arrays(layer: LayerBuilder, inside: int, gates: str, stored: str, bias_rows
     return _Arrays(kernel.numbers, recurrent.numbers, bias.numbers if bias is not None else None)
 
 
+def _cudnn_arrays(layer: LayerBuilder, inside: int, gates: int) -> _Arrays:
+    """Ask for a cell's weights as NVIDIA's library orders them (`_convert_rnn_weights` in tf-keras' hdf5_format.py).
+
+    Each gate's kernels are transposed, those of the inputs with their memory as it is. There are two biases; an LSTM
+    adds them up, a GRU has one for the inputs and one for the state.
+    """
+    units = layer.params.integer("units")
+    kernel = layer.slot("kernel", (inside, gates * units))
+    recurrent = layer.slot("recurrent_kernel", (units, gates * units))
+    bias = layer.slot("bias", (2 * gates * units,))
+
+    def by_gate(array: Array, change: Callable[[Array], Array]) -> Array:
+        return np.hstack([change(part) for part in np.hsplit(array, gates)])
+
+    return _Arrays(
+        lambda: by_gate(kernel.numbers(), lambda part: part.T.reshape(part.shape, order="F")),
+        lambda: by_gate(recurrent.numbers(), np.transpose),
+        lambda: bias.numbers().reshape(2, -1).sum(0) if gates == 4 else bias.numbers().reshape(2, -1),
+    )
+
+
 def _cell_part(layer: LayerBuilder) -> tuple[str, ...]:
     return () if layer.kind.endswith("Cell") else ("cell",)
 
@@ -94,7 +115,8 @@ def _gate(layer: LayerBuilder, x: str, index: int, units: int, count: int = 1) -
 
 
 def _inner_activation(layer: LayerBuilder, x: str) -> Operand:
-    return activate(layer, x, layer.params.get("recurrent_activation", "hard_sigmoid"))
+    default = "sigmoid" if layer.kind.startswith("CuDNN") else "hard_sigmoid"
+    return activate(layer, x, layer.params.get("recurrent_activation", default))
 
 
 # --- cells ------------------------------------------------------------------------------------------------------------
@@ -123,8 +145,8 @@ def _projection(layer: LayerBuilder, arrays: _Arrays, inside: int, width: int) -
 
 def _lstm_cell(layer: LayerBuilder, inside: int) -> Cell:
     """Compute `c' = f c + i g`, `h' = o tanh(c')` (Hochreiter and Schmidhuber 1997; with Gers et al. 2000)."""
-    units = layer.params.integer("units")
-    arrays = _arrays(layer, inside, "ifco", "icfo")
+    units, cudnn = layer.params.integer("units"), layer.kind == "CuDNNLSTM"
+    arrays = _cudnn_arrays(layer, inside, 4) if cudnn else _arrays(layer, inside, "ifco", "icfo")
     recurrent = _transposed(layer, "recurrent", arrays.recurrent, units, 4 * units)
     activation = layer.params.get("activation", "tanh")
 
@@ -145,8 +167,10 @@ def _lstm_cell(layer: LayerBuilder, inside: int) -> Cell:
 def _gru_cell(layer: LayerBuilder, inside: int) -> Cell:
     """Compute `h' = z h + (1 - z) g` (Cho et al. 2014), the reset gate before or after the state's product."""
     params = layer.params
-    units, reset_after = params.integer("units"), params.flag("reset_after", False)
-    arrays = _arrays(layer, inside, "zrh", "zrh", bias_rows=2 if reset_after else 1)
+    units, cudnn = params.integer("units"), layer.kind == "CuDNNGRU"
+    reset_after = cudnn or params.flag("reset_after", False)
+    rows = 2 if reset_after else 1
+    arrays = _cudnn_arrays(layer, inside, 3) if cudnn else _arrays(layer, inside, "zrh", "zrh", bias_rows=rows)
     kernel, bias = _projection(layer, arrays, inside, 3 * units)
     recurrent = arrays.recurrent
     gates_kernel = layer.derived("recurrent_gates", (2 * units, units), lambda: recurrent()[:, : 2 * units].T)
@@ -196,6 +220,8 @@ _CELLS: Mapping[str, Callable[[LayerBuilder, int], Cell]] = {
     "LSTMCell": _lstm_cell,
     "GRU": _gru_cell,
     "GRUCell": _gru_cell,
+    "CuDNNLSTM": _lstm_cell,
+    "CuDNNGRU": _gru_cell,
 }
 
 
@@ -318,13 +344,13 @@ def simple_rnn(layer: LayerBuilder) -> Sequence[str]:
     return _recurrent(layer)
 
 
-@reads("LSTM")
+@reads("LSTM", "CuDNNLSTM")
 def lstm(layer: LayerBuilder) -> Sequence[str]:
     """Run a long short-term memory over a sequence, step by step."""
     return _recurrent(layer)
 
 
-@reads("GRU")
+@reads("GRU", "CuDNNGRU")
 def gru(layer: LayerBuilder) -> Sequence[str]:
     """Run a gated recurrent unit over a sequence, step by step; its reset gate before or after the product."""
     return _recurrent(layer)
