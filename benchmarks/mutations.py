@@ -32,7 +32,7 @@ from demitasse.errors import DemitasseError  # noqa: E402
 from demitasse.ir.document import Document, SourceFile, describe  # noqa: E402
 from demitasse.ir.evaluate import evaluate  # noqa: E402
 from demitasse.ir.graph import Graph, Node, Status  # noqa: E402
-from demitasse.ir.ops import Cast, DType, Reshape  # noqa: E402
+from demitasse.ir.ops import Cast, DType, Layout, Reshape  # noqa: E402
 from demitasse.passes import can_change_batch, with_batch  # noqa: E402
 from demitasse.readers import read, source_format  # noqa: E402
 from demitasse.samples import Samples  # noqa: E402
@@ -222,8 +222,8 @@ class Maker:
         return Mutant(name, group, path, frozenset({node.origin.layer, *layers}))
 
     def _input_mutant(self, kind: Any, name: str, number: int) -> Mutant | None:
-        chain = kind.chain(self._channels_first(self.source.type(name).shape))
-        if chain is None or self.source.layout.value != "nchw":
+        chain = kind.chain(self.source.type(name).shape)
+        if chain is None or self.source.layout is not Layout.CHANNELS_FIRST:
             return None
         try:
             broken = lower(simplify(input_changed(self.source, name, chain)), self.target)
@@ -232,10 +232,6 @@ class Maker:
             return None
         readers = {node.origin.layer for node in self.source.consumers().get(name, [])}
         return Mutant(kind.name, kind.group, path, frozenset(readers))
-
-    @staticmethod
-    def _channels_first(shape: tuple[int, ...]) -> tuple[int, ...]:
-        return shape
 
     def _interfaces(self) -> Iterator[Mutant]:
         """Artifacts with other outputs than they promise."""

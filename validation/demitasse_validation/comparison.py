@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -26,10 +26,12 @@ from demitasse.route import ROUTE, KerasNet
 from demitasse.targets import target_of
 from demitasse_validation.align import is_foreign
 from demitasse_validation.baseline import Baseline
+from demitasse_validation.bundle import write_bundle
+from demitasse_validation.diagnosis import COARSE, NEAR, Alone, explain_input, explain_layer
 from demitasse_validation.environment import environment
 from demitasse_validation.inputs import Inputs, Random, Step, inputs_for
 from demitasse_validation.mapping import Places, undocumented
-from demitasse_validation.report import Finding, Report, Severity
+from demitasse_validation.report import ArtifactReport, Finding, Report, Severity
 from demitasse_validation.rounding import Rounding
 from demitasse_validation.runtimes import Runner, open_runner
 from demitasse_validation.runtimes.evaluator import EvaluatorRunner
@@ -60,6 +62,7 @@ def compare(
     route: str | None = None,
     places: Places | None = None,
     baseline: Baseline | None = None,
+    bundle: Path | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Run artifacts and their source on the same inputs and compare every layer and output.
@@ -82,6 +85,8 @@ def compare(
             are measured by Keras; for others it is a second opinion on the source.
         places: where the source's blobs are in an artifact that carries no document.
         baseline: figures of an accepted run: a worse one fails.
+        bundle: a folder that receives, of each artifact that fails, its first wrong layer as a model of its own with
+            what goes in and what should come out.
         progress: called as the work goes on.
 
     Raises:
@@ -124,7 +129,7 @@ def compare(
     run = _Run(graph, given, subjects, witnesses, progress, reference, rounding)
     run.everything()
     files = tuple(SourceFile.of(path) for path in (source, weights) if path is not None)
-    reports = tuple(subject.report() for subject in subjects)
+    reports = tuple(run.explained(subject, subject.report(), bundle, rest=len(subjects) > 1) for subject in subjects)
     opinions = tuple(witness.report() for witness in witnesses)
     used = [rule for rules in ([s.used_rules for s in subjects] + [w.used_rules for w in witnesses]) for rule in rules]
     report = Report(
@@ -275,6 +280,41 @@ class _Run:
                 self._step(step, subjects, self.witnesses if place == 0 else (), is_first_round=place == 0)
                 done += 1
         self._tell(done, total)
+
+    def explained(self, subject: Subject, report: ArtifactReport, bundle: Path | None, *, rest: bool) -> ArtifactReport:
+        """Try what may be wrong with the first layer that is, add the words to the findings, and write the bundle."""
+        if not report.divergence or isinstance(self.reference, KerasRunner):
+            return report
+        blob = report.divergence[0]
+        step = next(iter(self.inputs.steps(subject.batch(self.inputs.stacked))))
+        reference = self._reference(step, subject.blobs)
+        alone = subject.alone(blob, step, reference)
+        if alone is None:
+            return report
+        near = NEAR if subject.is_float32 else COARSE
+        words = explain_layer(alone, near=near) or self._explain_input(step, blob, reference, alone, near)
+        first = next((each for each in report.findings if each.kind == "divergence"), None)
+        if bundle is not None:
+            folder = bundle / report.name if rest else bundle
+            write_bundle(folder, subject.lowered, alone, report, first.message if first else "", words)
+        if not words:
+            return report
+        layer = first.layer if first else None
+        message = f"tried, and it explains the numbers of layer {layer!r}: {words}"
+        return replace(report, findings=(*report.findings, Finding(Severity.NOTE, "diagnosis", message, layer)))
+
+    def _explain_input(self, step: Step, blob: str, reference: Mapping[str, Array], alone: Alone, near: float) -> str:
+        """Say how the input is misread, where a layer that reads it is the first that is wrong."""
+        names = [name for node in alone.nodes for name in node.inputs if name in self.graph.inputs]
+        if len(self.graph.inputs) != 1 or not names or blob not in reference:
+            return ""
+        name = names[0]
+
+        def run(image: Array) -> Array:
+            return self.reference.run_layers({name: image}, [blob])[blob]
+
+        image = step.feeds[name]
+        return explain_input(run, image, reference[blob], alone.given, self.graph.layout, near=near)
 
     def _tell(self, done: int, total: int) -> None:
         if self.progress is not None:

@@ -170,9 +170,10 @@ class Locals:
 
         self.bits = 8 if target.endswith("int8") else 16 if target.endswith("f16") else 32
         self.graph = simplify(graph) if self.bits < 32 else graph
+        self.nodes = _subnets(self.graph, axes)
         self.errors = {
             name: LocalError(axes[name], steps.get(name), self._allowed(nodes, steps))
-            for name, nodes in _subnets(self.graph, axes).items()
+            for name, nodes in self.nodes.items()
         }
         self._steps = steps
         self._last = {name: node for node in self.graph.nodes for name in (*node.inputs, *node.outputs)}
@@ -240,6 +241,13 @@ class Locals:
         if step is None or array.dtype.kind != "f":
             return array
         return np.asarray(np.clip(np.rint(array / step.size) * step.size, step.low, step.high))
+
+    def operands(self, blob: str, feeds: Mapping[str, Array], given: Mapping[str, Array]) -> dict[str, Array]:
+        """Return what a layer alone computes from: the artifact's tensors, and the weights, by name."""
+        nodes = self.nodes[blob]
+        made = {name for node in nodes for name in node.outputs}
+        known = {name: _real(array) for name, array in {**feeds, **given}.items()}
+        return {name: self._operand(node, name, known) for node in nodes for name in node.inputs if name not in made}
 
     def rule(self, blob: str, rule: Rule) -> Rule:
         """Lower the decibels that a rule demands of a blob where rounding alone, propagated, leaves fewer."""

@@ -16,6 +16,7 @@ from demitasse.ir.graph import Graph, Status, Storage
 from demitasse.ir.weights import Array
 from demitasse_validation.align import Alignment, Link, align, is_foreign, is_undocumented, sources_of_divergence
 from demitasse_validation.conduct import Conduct
+from demitasse_validation.diagnosis import Alone
 from demitasse_validation.health import Health
 from demitasse_validation.inputs import Step as Samples
 from demitasse_validation.local import Locals, Step
@@ -131,16 +132,15 @@ class Subject:
         outputs = self.runner.run(feeds)
         if self._steps < CLOSE_LOOKS:
             self._conduct.add(feeds, outputs)
-        wanted = [link.tensor for link in self._measured() if link.tensor]
-        layers = self.runner.run_layers(feeds, [*wanted, *(f"{name}{QUANTIZED}" for name in self._held)])
+        layers = self.runner.run_layers(feeds, self._wanted())
         self.seconds += time.perf_counter() - start
-        given = {}
+        given = self._restored(layers, reference)
         for link in self._measured():
-            if link.tensor in layers and link.storage is not None:
-                stored, expected = layers[link.tensor], reference[link.blob]
-                exact = layers.get(f"{link.tensor}{QUANTIZED}", stored)
-                given[link.blob] = _restored(exact, link.storage, expected, may_reshape=link.status is Status.IDENTITY)
-                restored = _restored(stored, link.storage, expected, may_reshape=link.status is Status.IDENTITY)
+            if link.blob in given and link.tensor is not None and link.storage is not None:
+                expected = reference[link.blob]
+                restored = _restored(
+                    layers[link.tensor], link.storage, expected, may_reshape=link.status is Status.IDENTITY
+                )
                 self._layers[link.blob].add(expected, restored, step.label)
                 if self._steps < CLOSE_LOOKS:
                     self._health[link.blob].add(expected, restored)
@@ -156,6 +156,40 @@ class Subject:
         for ranks in self._ranks:
             if restored_outputs[ranks.output].shape == reference[ranks.output].shape:
                 ranks.add(step.names, reference[ranks.output], restored_outputs[ranks.output])
+
+    def _wanted(self) -> list[str]:
+        wanted = [link.tensor for link in self._measured() if link.tensor]
+        return [*wanted, *(f"{name}{QUANTIZED}" for name in self._held)]
+
+    def _restored(self, layers: Mapping[str, Array], reference: Mapping[str, Array]) -> dict[str, Array]:
+        """Return what the artifact computed with, in the source's order: of a real port, its integers' numbers."""
+        return {
+            link.blob: _restored(
+                layers.get(f"{link.tensor}{QUANTIZED}", layers[link.tensor]),
+                link.storage,
+                reference[link.blob],
+                may_reshape=link.status is Status.IDENTITY,
+            )
+            for link in self._measured()
+            if link.tensor is not None and link.tensor in layers and link.storage is not None
+        }
+
+    def alone(self, blob: str, step: Samples, reference: Mapping[str, Array]) -> Alone | None:
+        """Run one step again, and return a layer as it computed it; None where it can't be taken alone."""
+        if self._locals is None or blob not in self._locals.nodes:
+            return None
+        feeds = self._feeds(step)
+        given = self._restored(self.runner.run_layers(feeds, self._wanted()), reference)
+        if blob not in given:
+            return None
+        nodes, operands = self._locals.nodes[blob], self._locals.operands(blob, step.feeds, given)
+        alone = Alone(nodes, operands, given[blob], given[blob], channel_axis(self.graph, blob))
+        return replace(alone, expected=alone.run())
+
+    @property
+    def lowered(self) -> Graph:
+        """The graph that `alone` takes its nodes from."""
+        return self.graph if self._locals is None else self._locals.graph
 
     def _steps_of_tensors(self) -> dict[str, Step]:
         """Map the tensors that are integers to their steps; a real input or output has a tensor of integers beside."""

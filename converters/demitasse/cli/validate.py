@@ -38,6 +38,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--baseline", type=Path, metavar="FILE", help="figures of an accepted run: worse ones fail")
     parser.add_argument("--update-baseline", action="store_true", help="keep this run's figures, if its gates hold")
     parser.add_argument(
+        "--bundle", type=Path, metavar="DIR", help="write the first wrong layer there, alone, to show it"
+    )
+    parser.add_argument(
         "--map", type=Path, metavar="FILE", help="TOML: where inputs, outputs and layers are in a file without document"
     )
     parser.add_argument("--threads", metavar="N", help="threads of each runtime")
@@ -73,6 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
             threads=None if arguments.threads is None else options.positive("--threads", arguments.threads),
             plugins=arguments.plugin,
             route=arguments.route,
+            bundle=arguments.bundle,
             places=Places.load(arguments.map) if arguments.map else None,
             baseline=None if arguments.update_baseline else baseline,
             progress=progress,
