@@ -185,7 +185,7 @@ def examine(zoo: Path, prototxt: Path) -> Row:
             graph = replace(read(prototxt, weights, **given), batch_is_dynamic=False)
             row.layers = len(graph.layers)
             feeds = {
-                name: golden.get(f"in:{name}", np.random.RandomState(place).normal(0, 1, graph.type(name).shape))
+                name: golden.get(f"in:{name}", _random_input(name, place, graph.type(name).shape))
                 for place, name in enumerate(graph.inputs)
             }
             feeds = {name: np.asarray(array, graph.type(name).dtype.value) for name, array in feeds.items()}
@@ -202,6 +202,15 @@ def examine(zoo: Path, prototxt: Path) -> Row:
         except DemitasseError as refusal:
             row.reason += _told(refusal, prototxt)
     return row
+
+
+def _random_input(name: str, place: int, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """Draw an input as the zoo's references did; regions of interest lie inside the only image."""
+    values = np.random.RandomState(place).normal(0, 1, shape)
+    if name != "rois":
+        return values
+    corners = np.sort(np.random.RandomState(place).uniform(0, 200, (shape[0], 2, 2)), axis=1).reshape(shape[0], 4)
+    return np.concatenate([np.zeros((shape[0], 1)), corners], axis=1).reshape(shape)
 
 
 def _told(refusal: Exception, prototxt: Path) -> str:
