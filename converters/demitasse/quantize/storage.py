@@ -56,7 +56,7 @@ def save_calibration(path: Path, target: str, graph: Graph, calibration: Calibra
     data["ranges"][target] = {
         "net": _digest(graph),
         "tensors": {name: list(map(float, limits)) for name, limits in calibration.ranges.items()},
-        "means": {name: [float(f"{mean:.6g}") for mean in means] for name, means in calibration.means.items()},
+        "means": {name: [float(f"{mean:.9g}") for mean in means] for name, means in calibration.means.items()},
         "notes": list(calibration.notes),
     }
     _save(path, data)
