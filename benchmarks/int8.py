@@ -1,0 +1,342 @@
+"""Compare 8-bit artifacts with the real nets and with other quantizers, and write docs/int8.md.
+
+Nets and photographs come from a zoo folder. Every quantizer calibrates on the same augmented photographs, and all are
+measured on others, in the same run: ours (`tflite-int8`, `onnx-int8`), TFLiteConverter on our SavedModel, and ONNX
+Runtime's `quantize_static` with its defaults on our ONNX model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[np.float32]
+
+REPOSITORY = Path(__file__).parent.parent
+THREADS = 2
+MARGIN = 0.1
+MAKERS = (
+    ("demitasse", ".tflite"),
+    ("TFLiteConverter", ".tflite"),
+    ("demitasse", ".onnx"),
+    ("onnxruntime", ".onnx"),
+)
+PICTURES = (".jpg", ".png", ".bmp")
+
+
+@dataclass(frozen=True)
+class Net:
+    """A net of the zoo and how its input is made: pixels in some channel order, minus a mean, times a scale.
+
+    `outputs` cuts the net, before a softmax that hides what it was given.
+    """
+
+    folder: str
+    files: tuple[str, ...]
+    mean: tuple[float, ...]
+    scale: float = 1.0
+    bgr: bool = False
+    outputs: tuple[str, ...] | None = None
+
+
+CAFFE = ("deploy.prototxt", "weights.caffemodel")
+IMAGENET, CIFAR = (104.0, 117.0, 123.0), (125.3, 123.0, 113.9)
+NETS = (
+    Net("caffe/open_nsfw", CAFFE, IMAGENET, bgr=True, outputs=("fc_nsfw",)),
+    Net("caffe/squeezenet_v1.0_deepcompression", CAFFE, IMAGENET, bgr=True),
+    Net("caffe/resnet20_cifar10_nhzlx", CAFFE, CIFAR),
+    Net("caffe/samplenet_cifar10", CAFFE, CIFAR),
+    Net("caffe/lenet_mnist_arm", CAFFE, (0.0,), 1 / 256),
+    Net("keras/mlperftiny_resnet8_cifar10", ("model.h5",), (0.0,)),
+    Net("keras/mlperftiny_vww_mobilenet025_96", ("model.h5",), (0.0,), 1 / 255),
+    Net("keras/mobilenet_v1_025_128_imagenet_dequant", ("model.h5",), (128.0,), 1 / 128),
+    Net("keras/fer_mini_xception", ("model.hdf5",), (127.5,), 1 / 127.5),
+    Net("keras/openmv_mnist_cnn", ("model.h5",), (0.0,), 1 / 255),
+)
+
+
+@dataclass
+class Row:
+    """One 8-bit artifact against the real net: agreement, signal to noise in decibels, size and time as ratios."""
+
+    net: str
+    maker: str
+    top1: float = math.nan
+    sure: float = math.nan
+    sqnr: float = math.nan
+    size: float = math.nan
+    latency: float = math.nan
+    seconds: float = math.nan
+    reason: str = ""
+
+
+def pictures(folder: Path, size: tuple[int, int], channels: int, count: int, seed: int) -> Iterator[Array]:
+    """Yield crops of photographs, some mirrored, with other brightness and contrast: `[height, width, channels]`."""
+    from PIL import Image, ImageEnhance
+
+    files = sorted(path for path in folder.iterdir() if path.suffix in PICTURES)
+    random = np.random.default_rng(seed)
+    for place in range(count):
+        image = Image.open(files[place % len(files)]).convert("RGB")
+        side = min(image.size) * random.uniform(0.5, 1)
+        left, top = (random.uniform(0, length - side) for length in image.size)
+        box = (left, top, left + side, top + side)
+        image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box)
+        if random.random() < 0.5:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        image = ImageEnhance.Brightness(image).enhance(random.uniform(0.7, 1.3))
+        image = ImageEnhance.Contrast(image).enhance(random.uniform(0.8, 1.25))
+        array = np.asarray(image.convert("L" if channels == 1 else "RGB"), np.float32)
+        yield array.reshape(*size, channels)
+
+
+def inputs(net: Net, folder: Path, shape: Sequence[int], first: bool, count: int, seed: int) -> Array:
+    """Return `count` inputs in the source's layout, channels `first` or last."""
+    channels, height, width = (shape[1], shape[2], shape[3]) if first else (shape[3], shape[1], shape[2])
+    rows = np.stack(list(pictures(folder, (height, width), channels, count, seed)))
+    if net.bgr:
+        rows = rows[..., ::-1]
+    mean = np.array(net.mean if channels > 1 else np.mean(net.mean), np.float32)
+    rows = (rows - mean) * np.float32(net.scale)
+    return np.ascontiguousarray(rows.transpose(0, 3, 1, 2) if first else rows, np.float32)
+
+
+# --- other quantizers ------------------------------------------------------------------------------------------------
+
+
+def tensorflow_int8(saved_model: Path, calibration: Array, path: Path) -> None:
+    """Quantize with TensorFlow's converter: full integers inside, real numbers at the ports."""
+    import tensorflow
+
+    converter = tensorflow.lite.TFLiteConverter.from_saved_model(str(saved_model))
+    converter.optimizations = [tensorflow.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: ([row[None]] for row in calibration)
+    operators = tensorflow.lite.OpsSet
+    converter.target_spec.supported_ops = [operators.TFLITE_BUILTINS_INT8, operators.TFLITE_BUILTINS]
+    path.write_bytes(converter.convert())
+
+
+def onnxruntime_int8(model: Path, calibration: Array, path: Path) -> None:
+    """Quantize with ONNX Runtime's defaults."""
+    import onnxruntime
+    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+
+    name = onnxruntime.InferenceSession(str(model)).get_inputs()[0].name
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.rows = iter(calibration)
+
+        def get_next(self) -> dict[str, Array] | None:
+            row = next(self.rows, None)
+            return None if row is None else {name: row[None]}
+
+    quantize_static(str(model), str(path), Reader())
+
+
+# --- measuring ----------------------------------------------------------------------------------------------------
+
+
+class Model:
+    """An artifact with one input in its runtime."""
+
+    def __init__(self, path: Path) -> None:
+        self.size = path.stat().st_size
+        self._run = _litert(path) if path.suffix == ".tflite" else _onnxruntime(path)
+
+    def outputs(self, rows: Array) -> npt.NDArray[np.float64]:
+        return np.stack([np.asarray(self._run(row[None]), np.float64).reshape(-1) for row in rows])
+
+    def milliseconds(self, row: Array) -> float:
+        start = time.perf_counter()
+        self._run(row[None])
+        return (time.perf_counter() - start) * 1e3
+
+
+def _litert(path: Path) -> Any:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(path), num_threads=THREADS)
+    interpreter.allocate_tensors()
+    (source,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
+
+    def run(row: Array) -> Any:
+        interpreter.set_tensor(source["index"], row)
+        interpreter.invoke()
+        return interpreter.get_tensor(result["index"])
+
+    return run
+
+
+def _onnxruntime(path: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = THREADS
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda row: session.run(None, {name: row})[0]
+
+
+def measure(row: Row, path: Path, real: Path, held: Array, expected: npt.NDArray[np.float64]) -> None:
+    """Fill in a row; times are taken in turns, and their medians compared."""
+    small, large = Model(path), Model(real)
+    found = small.outputs(held)
+    if not np.isfinite(found).all():
+        row.reason = "its output is not finite"
+        return
+    same = found.argmax(1) == expected.argmax(1)
+    sure = _margins(expected) > MARGIN
+    row.top1 = float(same.mean())
+    row.sure = float(same[sure].mean()) if sure.any() else math.nan
+    noise = np.square(found - expected).sum()
+    row.sqnr = float(10 * np.log10(np.square(expected).sum() / noise)) if noise else math.inf
+    row.size = small.size / large.size
+    times = np.array([[model.milliseconds(held[0]) for model in (small, large)] for _ in range(40)])[5:]
+    ours, theirs = np.median(times, axis=0)
+    row.latency = float(ours / theirs)
+
+
+def _margins(outputs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return by how much each row's winner leads, in probability."""
+    sums = outputs.sum(1)
+    chances = outputs
+    if outputs.min() < 0 or not np.allclose(sums, 1, atol=1e-3):
+        powers = np.exp(outputs - outputs.max(1, keepdims=True))
+        chances = powers / powers.sum(1, keepdims=True)
+    ordered = np.sort(chances, 1)
+    return np.asarray(ordered[:, -1] - ordered[:, -2])
+
+
+def rows_of(net: Net, zoo: Path, calibration_count: int, held_count: int) -> list[Row]:
+    """Make and measure every 8-bit artifact of a net."""
+    from demitasse.conversion import convert
+    from demitasse.ir.ops import Layout
+    from demitasse.readers import read
+
+    source = zoo / net.folder / net.files[0]
+    weights = zoo / net.folder / net.files[1] if len(net.files) > 1 else None
+    name = Path(net.folder).name
+    graph = read(source, weights, outputs=net.outputs)
+    (only,) = graph.inputs
+    first, shape = graph.layout is Layout.CHANNELS_FIRST, graph.type(only).shape
+    seeds = ((calibration_count, 1), (held_count, 2))
+    calibration, held = (inputs(net, zoo / "images", shape, first, *seed) for seed in seeds)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        np.savez(work / "calibration.npz", allow_pickle=False, **{only: calibration})
+        call: dict[str, Any] = {"outputs": net.outputs, "batch": 1}
+        io: Mapping[str, Layout | None] = {".tflite": Layout.CHANNELS_LAST, ".onnx": graph.layout}
+        paths = {suffix: work / f"net{suffix}" for suffix in (".tflite", ".onnx", ".savedmodel")}
+        for suffix, path in paths.items():
+            convert(source, weights, out=path, io_layout=io.get(suffix, Layout.CHANNELS_LAST), **call)
+        last = np.ascontiguousarray(calibration.transpose(0, 2, 3, 1)) if first else calibration
+        feeds = {".tflite": np.ascontiguousarray(held.transpose(0, 2, 3, 1)) if first else held, ".onnx": held}
+        expected = Model(paths[".onnx"]).outputs(held)
+        for maker, suffix in MAKERS:
+            row, small = Row(name, f"{maker} {suffix[1:]}"), work / f"{maker}.int8{suffix}"
+            start = time.perf_counter()
+            try:
+                if maker == "demitasse":
+                    given: dict[str, Any] = {"calibration": work / "calibration.npz", "io_layout": io[suffix]}
+                    convert(source, weights, out=small, **given, **call)
+                elif maker == "TFLiteConverter":
+                    tensorflow_int8(paths[".savedmodel"], last, small)
+                else:
+                    onnxruntime_int8(paths[".onnx"], calibration, small)
+            except Exception as error:  # another project's converter may raise anything
+                if maker == "demitasse":
+                    raise
+                row.reason = f"{type(error).__name__}: {str(error).splitlines()[0][:80]}"
+            else:
+                row.seconds = time.perf_counter() - start
+                measure(row, small, paths[suffix], feeds[suffix], expected)
+            rows.append(row)
+    return rows
+
+
+def table(rows: Sequence[Row], calibration: int, held: int) -> str:
+    """Spell the page."""
+    about = (
+        f"Written by `benchmarks/int8.py`: {calibration} photographs for calibration, {held} others to measure on, the "
+        "same for all. Top-1 is agreement with the real net, *sure* the same where its winner leads by more than "
+        f"{MARGIN} in probability; SQNR is that of the outputs; size and latency are 8-bit over float in the same "
+        f"runtime with {THREADS} threads, in turns; seconds are for making it, calibration included. Nets for digits "
+        "or faces see photographs that they were not made for: agreement counts there, not the class."
+    )
+    text = [
+        "# 8-bit artifacts, measured",
+        "",
+        about,
+        "",
+        "| net | made by | top-1 | sure | SQNR dB | size | latency | s |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        if row.reason:
+            text.append(f"| {row.net} | {row.maker} | {row.reason} | | | | | |")
+            continue
+        figures = (f"{row.top1:.1%}", f"{row.sure:.1%}", f"{row.sqnr:.1f}", f"{row.size:.2f}", f"{row.latency:.2f}")
+        text.append(f"| {row.net} | {row.maker} | {' | '.join(figures)} | {row.seconds:.1f} |")
+    text += ["", "| made by | nets | mean top-1 | mean SQNR dB |", "|---|---:|---:|---:|"]
+    for maker in dict.fromkeys(row.maker for row in rows):
+        good = [row for row in rows if row.maker == maker and not row.reason]
+        if good:
+            means = (np.mean([row.top1 for row in good]), np.mean([row.sqnr for row in good]))
+            text.append(f"| {maker} | {len(good)} | {means[0]:.1%} | {means[1]:.1f} |")
+    return "\n".join(text) + "\n"
+
+
+def main() -> int:
+    """Measure every net in a process of its own."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--zoo", type=Path, default=Path(os.environ.get("DEMITASSE_ZOO", "../shared/zoo")))
+    parser.add_argument("--calibration", type=int, default=100)
+    parser.add_argument("--held", type=int, default=100)
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "docs" / "int8.md")
+    parser.add_argument("--only", help="measure nets whose folder contains this, and print them")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        net = next(net for net in NETS if net.folder == arguments.one)
+        rows = rows_of(net, arguments.zoo, arguments.calibration, arguments.held)
+        print("ROWS", json.dumps([asdict(row) for row in rows]))
+        return 0
+    rows, failed = [], 0
+    counts = [f"--calibration={arguments.calibration}", f"--held={arguments.held}"]
+    for net in NETS:
+        if arguments.only and arguments.only not in net.folder:
+            continue
+        command = [sys.executable, __file__, "--zoo", str(arguments.zoo), *counts, "--one", net.folder]
+        process = subprocess.run(
+            command, check=False, capture_output=True, text=True, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+        )
+        found = [line for line in process.stdout.splitlines() if line.startswith("ROWS ")]
+        if process.returncode or not found:
+            failed += 1
+            print(f"{net.folder}: {process.stderr[-2000:]}", file=sys.stderr)
+            continue
+        rows += [Row(**entry) for entry in json.loads(found[0][5:])]
+        for row in rows[-4:]:
+            print(row, flush=True)
+    if not arguments.only:
+        arguments.out.write_text(table(rows, arguments.calibration, arguments.held), "utf-8")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
