@@ -62,9 +62,25 @@ class Row:
         figures = [_figure(value) for value in (self.truth, self.onnx, self.tflite)]
         return f"| {self.name} | {self.weights} | {self.layers or ''} | {' | '.join(figures)} | {self.reason} |"
 
+    @classmethod
+    def parsed(cls, line: str) -> Row:
+        """Read what `line` wrote."""
+        name, weights, layers, *figures, reason = (cell.strip() for cell in line.strip().strip("|").split("|"))
+        truth, onnx, tflite = (float(cell.removesuffix("(!)")) if cell else None for cell in figures)
+        return cls(name, weights, int(layers or 0), truth, onnx, tflite, reason)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the run itself failed, by which nothing is said of the net."""
+        return self.reason.startswith(("crashed", "took longer"))
+
 
 def _figure(value: float | None) -> str:
     return "" if value is None else f"{value:.0e}" + ("" if value <= TOLERANCE else " (!)")
+
+
+def _name_of(prototxt: Path) -> str:
+    return prototxt.parent.name if prototxt.name == "deploy.prototxt" else prototxt.stem
 
 
 def error(actual: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
@@ -169,7 +185,7 @@ def examine(zoo: Path, prototxt: Path) -> Row:
     from demitasse.ir.evaluate import evaluate
     from demitasse.readers.caffe import read
 
-    row = Row(prototxt.parent.name if prototxt.name == "deploy.prototxt" else prototxt.stem, "")
+    row = Row(_name_of(prototxt), "")
     golden = golden_of(zoo, prototxt)
     with tempfile.TemporaryDirectory() as scratch:
         try:
@@ -191,7 +207,11 @@ def examine(zoo: Path, prototxt: Path) -> Row:
             feeds = {name: np.asarray(array, graph.type(name).dtype.value) for name, array in feeds.items()}
             values = evaluate(graph, feeds)
             # Some references name a result after its layer instead of its blob.
-            by_layer = {layer.origin.layer: values[layer.outputs[0]] for layer in graph.layers if layer.outputs}
+            by_layer = {
+                layer.origin.layer: values[layer.outputs[0]]
+                for layer in graph.layers
+                if set(layer.outputs[:1]) & set(values)
+            }
             row.truth = against_caffe(golden, by_layer | values)
             outputs = {name: values[name] for name in graph.outputs}
             for target in TARGETS:
@@ -246,10 +266,10 @@ def in_own_process(zoo: Path, prototxt: Path, seconds: int) -> Row:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=True)
         return Row(**json.loads(done.stdout.splitlines()[-1]))
     except subprocess.TimeoutExpired:
-        return Row(prototxt.stem, "", reason=f"took longer than {seconds} s")
+        return Row(_name_of(prototxt), "", reason=f"took longer than {seconds} s")
     except subprocess.CalledProcessError as failure:
         last = failure.stderr.strip().splitlines()[-1:] or ["no message"]
-        return Row(prototxt.stem, "", reason=f"crashed: {last[0]}")
+        return Row(_name_of(prototxt), "", reason=f"crashed: {last[0]}")
 
 
 def summary(rows: list[Row], is_good: Callable[[Row], bool]) -> str:
@@ -301,6 +321,7 @@ def main() -> int:
     parser.add_argument("--zoo", type=Path, default=Path(default))
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--only", default="", help="examine nets whose name holds this, and print instead of writing")
+    parser.add_argument("--again", action="store_true", help="examine only what crashed or took too long the last time")
     parser.add_argument("--seconds", type=int, default=300, help="the longest that one net may take")
     arguments = parser.parse_args()
     if arguments.one is not None:
@@ -308,17 +329,29 @@ def main() -> int:
         return 0
     trained = sorted((arguments.zoo / "caffe").glob("*/deploy.prototxt"))
     structures = sorted((arguments.zoo / "prototxt-only").glob("*.prototxt"))
+    page = REPOSITORY / "docs" / "coverage.md"
+    known = _known_rows(page) if arguments.again else {}
     parts = []
     for paths in (trained, structures):
         rows = []
         for path in paths:
-            if arguments.only in str(path):
-                rows.append(in_own_process(arguments.zoo, path, arguments.seconds))
+            if arguments.only not in str(path):
+                continue
+            name = _name_of(path)
+            rows.append(known.get(name) or in_own_process(arguments.zoo, path, arguments.seconds))
+            if name not in known:
                 print(rows[-1].line(), flush=True)
         parts.append(rows)
     if not arguments.only:
-        (REPOSITORY / "docs" / "coverage.md").write_text(report(*parts), "utf-8")
+        page.write_text(report(*parts), "utf-8")
     return 0
+
+
+def _known_rows(page: Path) -> dict[str, Row]:
+    """Read the rows of an earlier page whose runs came to an end."""
+    lines = [line for line in page.read_text("utf-8").splitlines() if line.startswith("| ") and line.count("|") == 8]
+    rows = [Row.parsed(line) for line in lines if not line.startswith("| net |")]
+    return {row.name: row for row in rows if not row.has_failed}
 
 
 if __name__ == "__main__":
