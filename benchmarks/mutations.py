@@ -175,7 +175,7 @@ class Maker:
             return path
         from demitasse.quantize.calibrate import calibrate
 
-        given = inputs_for(self.source, Random(8, seed=3), None)
+        given = inputs_for(self.source, Random(48, seed=3), None)
         samples = Samples(given.names, lambda index: given.make(index).feeds)
         self.target.write(lowered, path, document, calibrate(lowered, samples))
         return path

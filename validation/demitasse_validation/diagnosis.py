@@ -268,6 +268,14 @@ def explain_input(
     return _best(results(), expected, given, near)
 
 
+def _shifted(image: Array, by: int, axes: tuple[int, int]) -> Array:
+    """Move an image along two axes; zeros come in."""
+    moved = np.roll(image, (by, by), axes)
+    for axis in axes:
+        np.moveaxis(moved, axis, 0)[slice(by) if by > 0 else slice(by, None)] = 0
+    return moved
+
+
 def _of_input(image: Array, layout: Layout) -> Iterator[tuple[str, Array]]:
     for factor, words in ((0.5, "half"), (2.0, "twice"), (255.0, "255 times"), (1 / 255, "1/255 of"), (-1.0, "minus")):
         yield f"it takes {words} the input, as if its scale were wrong", image * factor
@@ -282,7 +290,7 @@ def _of_input(image: Array, layout: Layout) -> Iterator[tuple[str, Array]]:
     yield "it takes the image mirrored", np.flip(image, width)
     yield "it takes the image upside down", np.flip(image, height)
     for by in (-1, 1):
-        yield f"it takes the image shifted by {by:+d} pixel each way", np.roll(image, (by, by), (height, width))
+        yield f"it takes the image shifted by {by:+d} pixel each way", _shifted(image, by, (height, width))
     moved = image.mean(axis=(height, width), keepdims=True)
     yield "it takes the image with each channel's mean subtracted", image - moved
     n, a, b, c = image.shape

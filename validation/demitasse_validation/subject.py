@@ -68,6 +68,7 @@ class Subject:
         names = {link.tensor: link.origin.layer for link in self._measured() if link.tensor}
         self._conduct = Conduct(self.runner, self._may_stack(), names)
         self._steps = 0
+        self._copied: set[str] = set()  # real tensors that are quantized for their readers
         self._held = self._steps_of_tensors()
         self._locals = None if is_foreign(self.document) else self._make_locals()
         self._ranks: list[Ranks] = []
@@ -134,18 +135,19 @@ class Subject:
             self._conduct.add(feeds, outputs)
         layers = self.runner.run_layers(feeds, self._wanted())
         self.seconds += time.perf_counter() - start
-        given = self._restored(layers, reference)
+        given = {}
         for link in self._measured():
-            if link.blob in given and link.tensor is not None and link.storage is not None:
+            if link.tensor is not None and link.tensor in layers and link.storage is not None:
                 expected = reference[link.blob]
                 restored = _restored(
                     layers[link.tensor], link.storage, expected, may_reshape=link.status is Status.IDENTITY
                 )
+                given[link.blob] = restored
                 self._layers[link.blob].add(expected, restored, step.label)
                 if self._steps < CLOSE_LOOKS:
                     self._health[link.blob].add(expected, restored)
         if self._locals is not None and self._steps < CLOSE_LOOKS:
-            self._locals.add(step.feeds, given, reference)
+            self._locals.add(step.feeds, given, self._read(layers, reference), reference)
         restored_outputs = {}
         for port in self._comparable_outputs():
             expected = reference[port.name]
@@ -161,8 +163,8 @@ class Subject:
         wanted = [link.tensor for link in self._measured() if link.tensor]
         return [*wanted, *(f"{name}{QUANTIZED}" for name in self._held)]
 
-    def _restored(self, layers: Mapping[str, Array], reference: Mapping[str, Array]) -> dict[str, Array]:
-        """Return what the artifact computed with, in the source's order: of a real port, its integers' numbers."""
+    def _read(self, layers: Mapping[str, Array], reference: Mapping[str, Array]) -> dict[str, Array]:
+        """Return what the artifact computed with, in the source's order: the integers of what is quantized for it."""
         return {
             link.blob: _restored(
                 layers.get(f"{link.tensor}{QUANTIZED}", layers[link.tensor]),
@@ -179,7 +181,7 @@ class Subject:
         if self._locals is None or blob not in self._locals.nodes:
             return None
         feeds = self._feeds(step)
-        given = self._restored(self.runner.run_layers(feeds, self._wanted()), reference)
+        given = self._read(self.runner.run_layers(feeds, self._wanted()), reference)
         if blob not in given:
             return None
         nodes, operands = self._locals.nodes[blob], self._locals.operands(blob, step.feeds, given)
@@ -200,6 +202,8 @@ class Subject:
         for link in self._measured():
             names = [name for name in (f"{link.tensor}{QUANTIZED}", link.tensor) if name]
             present = [name for name in names if name not in self.runner.missing(names)]
+            if len(present) > 1 and link.tensor is not None:
+                self._copied.add(link.tensor)
             known = next((each for each in map(quantization, present) if each is not None), None)
             if known is not None and link.tensor is not None and known.scale.size == 1:
                 limits, scale, zero = np.iinfo(known.dtype), float(known.scale[0]), int(known.zero_point[0])
@@ -208,9 +212,16 @@ class Subject:
 
     def _make_locals(self) -> Locals:
         links = [link for link in self._measured() if self.graph.type(link.blob).rank]
-        steps = {link.blob: self._held[link.tensor] for link in links if link.tensor in self._held}
+        fed = {link.blob: self._held[link.tensor] for link in links if link.tensor in self._held}
+        steps = {
+            link.blob: fed[link.blob]
+            for link in links
+            if link.blob in fed and (link.tensor in self.runner.outputs or link.tensor not in self._copied)
+        }
         axes = {link.blob: channel_axis(self.graph, link.blob) for link in links}
-        return Locals(self.graph, self.document.target, steps, axes)
+        settings = self.document.options.get("int8")
+        corrected = isinstance(settings, Mapping) and bool(settings.get("bias_correction"))
+        return Locals(self.graph, self.document.target, steps, fed, axes, corrected=corrected)
 
     def _may_stack(self) -> bool:
         """Whether every input takes any number of samples at once, along the first axis of the artifact's tensor."""
