@@ -15,7 +15,7 @@ import pytest
 from demitasse.errors import UsageError
 from demitasse_validation.benchmark import Plan, Report, Result, load, machine
 from demitasse_validation.benchmark.clock import Warmth, block, warm_up
-from demitasse_validation.benchmark.interleave import RUN, Track, interleave, paired_ratio
+from demitasse_validation.benchmark.interleave import COMPUTE, RUN, Track, interleave, paired_ratio
 from demitasse_validation.benchmark.placement import Node, place
 from demitasse_validation.benchmark.plot import plot
 from demitasse_validation.benchmark.regression import compare_with
@@ -226,6 +226,17 @@ def test_rounds_go_on_until_there_are_enough_samples_or_patience_ends() -> None:
     slow = Track(ScriptedLane("a", []), "a", (RUN,))
     interleave([slow], replace(PLAN, samples=1000))
     assert slow.count == 3 * PLAN.rounds
+
+
+def test_compute_only_takes_its_share_of_the_time_and_no_more() -> None:
+    class SlowLane(ScriptedLane):
+        def block(self, what: str, seconds: float) -> list[float]:
+            return [max(seconds, 1.0)]
+
+    quick, slow = Track(ScriptedLane("a", []), "a"), Track(SlowLane("a", []), "a")
+    interleave([quick, slow], replace(PLAN, samples=1))
+    for track in (quick, slow):
+        assert track.spent[COMPUTE] == pytest.approx(track.spent[RUN] / 3, rel=0.1)
 
 
 def test_one_model_that_fails_leaves_the_others_their_figures() -> None:

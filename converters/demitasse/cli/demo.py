@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from demitasse.conversion import Manifest
     from demitasse_models.catalogue import ModelCard
-    from demitasse_validation.latency import Measurement
+    from demitasse_validation.benchmark import Report as Benchmark
     from demitasse_validation.report import ArtifactReport, Report
 
 __all__ = ["add_parser", "run"]
@@ -77,7 +77,7 @@ class _Act:
     files: Mapping[str, Path]
     manifest: Manifest
     report: Report
-    measurements: tuple[Measurement, ...]
+    benchmark: Benchmark
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -132,11 +132,14 @@ def _run_act(
         for line in _predictions(manifest, held_back[0], min(5, len(model.labels))):
             say(line)
     with show.step("Benchmark") as say:
-        measurements = _benchmark(manifest, options.positive("--seconds", arguments.seconds))
-        for each in measurements:
-            say(f"{each.target:12} {_latency(each)}")
-    write_report(report, out / "report", images=held_back, benchmark=[each.to_dict() for each in measurements])
-    return _Act(model, files, manifest, report, measurements)
+        benchmark = _benchmark(manifest, options.positive("--seconds", arguments.seconds), show.progress)
+        targets = {artifact.path.name: artifact.target for artifact in manifest.artifacts}
+        for result in benchmark.results:
+            say(f"{targets[result.artifact]:12} {result}, {result.runtime}")
+        for note in benchmark.notes:
+            say(note)
+    write_report(report, out / "report", images=held_back, benchmark=benchmark.speeds())
+    return _Act(model, files, manifest, report, benchmark)
 
 
 def _pictures(arguments: argparse.Namespace) -> tuple[list[Path], list[Path]]:
@@ -215,17 +218,13 @@ def _predictions(manifest: Manifest, image: Path, top: int) -> Iterator[str]:
         yield f"{artifact.target:12} {image.name}: {scores}"
 
 
-def _benchmark(manifest: Manifest, seconds: int) -> tuple[Measurement, ...]:
-    from demitasse_validation.latency import benchmark
+def _benchmark(manifest: Manifest, seconds: int, progress: Progress) -> Benchmark:
+    from demitasse_validation.benchmark import Plan, measure, select
+    from demitasse_validation.benchmark.machine import usable_cores
 
-    return benchmark([artifact.path for artifact in manifest.artifacts], device="cpu", seconds=seconds)
-
-
-def _latency(each: Measurement) -> str:
-    return (
-        f"{each.median * 1e3:6.1f} ms ({each.bounds.low * 1e3:.1f} to {each.bounds.high * 1e3:.1f}), "
-        f"{each.batch / each.median:.0f} images/s, {each.threads} threads, {each.runtime}"
-    )
+    # A glance: enough samples for a median, and for nothing above it.
+    plan = Plan(seconds, usable_cores(), samples=11, rounds=20)
+    return measure(select([artifact.path for artifact in manifest.artifacts], device="cpu"), plan, progress=progress)
 
 
 def _as_json(acts: Sequence[_Act], seconds: Mapping[str, float]) -> str:
@@ -233,7 +232,7 @@ def _as_json(acts: Sequence[_Act], seconds: Mapping[str, float]) -> str:
         act.card.name: {
             "manifest": json.loads(act.manifest.to_json()),
             "report": act.report.to_dict(),
-            "latency": [each.to_dict() for each in act.measurements],
+            "benchmark": act.benchmark.to_dict(),
         }
         for act in acts
     }

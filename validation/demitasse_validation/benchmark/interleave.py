@@ -27,14 +27,15 @@ PATIENCE = 3
 class Track:
     """A lane, and the blocks of samples that it has given.
 
-    `calls` are those that are timed: a lane that others are only compared with needs no `compute`. `failure` says why
-    the lane gives no more.
+    `calls` are those that are timed: a lane that others are only compared with needs no `compute`. `spent` says for how
+    many seconds each was. `failure` says why the lane gives no more.
     """
 
     lane: Lane
     name: str
     calls: tuple[str, ...] = (RUN, COMPUTE)
     blocks: dict[str, list[list[float]]] = field(default_factory=dict)
+    spent: dict[str, float] = field(default_factory=dict)
     settled: bool = True
     failure: str = ""
 
@@ -44,8 +45,12 @@ class Track:
             self.settled = all(warmth.settled for warmth in warmths)
 
     def measure(self, what: str, seconds: float) -> None:
-        with self._noting_failure():
-            self.blocks.setdefault(what, []).append(self.lane.block(what, seconds))
+        """Time one more block, unless the lane has failed."""
+        if self.is_alive:
+            with self._noting_failure():
+                samples = self.lane.block(what, seconds)
+                self.blocks.setdefault(what, []).append(samples)
+                self.spent[what] = self.spent.get(what, 0.0) + sum(samples)
 
     def latency(self, what: str, seed: int) -> Latency:
         return Latency.of(self.blocks[what], seed)
@@ -85,10 +90,13 @@ def interleave(tracks: Sequence[Track], plan: Plan, progress: Callable[[str, int
             break
         turn = number % len(alive) if alive else 0
         order = (alive[turn:] + alive[:turn])[:: -1 if number % 2 else 1]
-        for what, share in ((RUN, 1.0), (COMPUTE, COMPUTE_SHARE)):
-            for track in order:
-                if what in track.calls and track.is_alive:
-                    track.measure(what, seconds * share)
+        for track in order:
+            track.measure(RUN, seconds)
+        for track in order:
+            # Slow calls take longer than their block; that must not take more than its share of the time.
+            due = COMPUTE_SHARE * track.spent.get(RUN, 0.0)
+            if COMPUTE in track.calls and track.spent.get(COMPUTE, 0.0) <= due:
+                track.measure(COMPUTE, seconds * COMPUTE_SHARE)
         if progress is not None:
             progress("measure", min(number + 1, plan.rounds), plan.rounds)
 

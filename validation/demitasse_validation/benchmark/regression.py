@@ -37,6 +37,8 @@ def compare_with(report: Report, path: Path) -> Report:
     known = [result for result in report.results if result.key in then]
     if not known:
         raise UsageError(f"{path}: has none of these artifacts, engines, batches and threads; it has {_keys(stored)}")
+    if not report.yardstick or not stored.yardstick:
+        raise UsageError(f"{path}: nothing tells how fast the machine itself is, or was: its yardstick failed")
     drift = estimate_ratio(report.yardstick, stored.yardstick, report.plan.seed)
     regressions = []
     for result in known:

@@ -16,7 +16,7 @@ from demitasse_validation.benchmark.lane import EngineLane, Loaded, Process
 from demitasse_validation.benchmark.placement import Placement
 from demitasse_validation.benchmark.results import Comparison, Failure, Plan, Report, Result
 from demitasse_validation.benchmark.selection import Contender, Workers, select
-from demitasse_validation.benchmark.verdicts import invalid, judge, noise_of
+from demitasse_validation.benchmark.verdicts import Judgement, Verdict, invalid, judge, noise_of
 from demitasse_validation.environment import environment
 
 __all__ = ["benchmark", "measure"]
@@ -132,7 +132,7 @@ class _Turn:
             interleave([*tracks, *([yardstick] if yardstick else [])], self.plan, self.progress)
             if twin is not None and twin.track.is_alive and tracks[0].is_alive:
                 self.noise = noise_of(paired_ratio(twin.track, tracks[0], self.plan.seed))
-            if yardstick is not None:
+            if yardstick is not None and yardstick.is_alive:
                 self.yardstick = yardstick.latency(RUN, self.plan.seed).blocks
             self._sum_up(started)
 
@@ -226,7 +226,10 @@ class _Turn:
                 judgement = invalid(f"{name}: {'; '.join(each.faults)}", "make all of it run on the device")
                 return Comparison(*names, self.batch, None, judgement)
         ratio = paired_ratio(one.track, other.track, self.plan.seed)
-        return Comparison(*names, self.batch, ratio, judge(ratio, self.noise or 0.0, self.plan.margin))
+        if self.noise is None:
+            unknown = Judgement(Verdict.INCONCLUSIVE, "the noise could not be measured: the twin failed", "run again")
+            return Comparison(*names, self.batch, ratio, unknown)
+        return Comparison(*names, self.batch, ratio, judge(ratio, self.noise, self.plan.margin))
 
 
 def _size(path: Path, weights: Path | None) -> int:

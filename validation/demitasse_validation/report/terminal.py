@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from demitasse_validation.metrics import METRICS
@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from demitasse_validation.latency import Measurement
 
-__all__ = ["latency_table", "layer_table", "render", "summary_table", "to_text"]
+__all__ = ["layer_table", "render", "summary_table", "to_text"]
 
 STYLES: Mapping[Severity, str] = {Severity.FAILURE: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "dim"}
 WORDS: Mapping[Severity, str] = {Severity.FAILURE: "FAIL", Severity.WARNING: "warning", Severity.NOTE: "note"}
@@ -101,37 +100,6 @@ def layer_table(report: Report) -> Table:
         cells = [_cell(layers[key]) if key in layers else Text("") for layers in by_key]
         table.add_row(key[0], first.type, *cells)
     return table
-
-
-def latency_table(measurements: Sequence[Measurement]) -> Table:
-    """Return one row a measurement of speed."""
-    from rich import box
-    from rich.table import Table
-
-    devices = ", ".join(dict.fromkeys(f"{each.device}, {each.threads} threads" for each in measurements))
-    table = Table(title=devices, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("artifact", no_wrap=True)
-    table.add_column("runtime")
-    for column in ("batch", "median", "95 % bounds", "p90", "a second", "runs", "load", "size"):
-        table.add_column(column, justify="right")
-    for each in measurements:
-        table.add_row(
-            each.artifact,
-            each.runtime,
-            str(each.batch),
-            _milliseconds(each.median),
-            f"{each.bounds.low * 1e3:.2f} to {each.bounds.high * 1e3:.2f}",
-            _milliseconds(each.percentiles[90]) if 90 in each.percentiles else "too few runs",
-            f"{each.throughput:.1f}",
-            str(each.runs),
-            _milliseconds(each.load),
-            size(each.bytes),
-        )
-    return table
-
-
-def _milliseconds(seconds: float) -> str:
-    return f"{seconds * 1e3:.2f} ms"
 
 
 def _worst_table(artifact: ArtifactReport, count: int) -> Table:
