@@ -84,8 +84,8 @@ MOST_SHIFTED, LEAST_SPAN, CORRECTED_SLACK = 24.0, 16.0, 0.75
 # good part of its range, is saturated.
 OVERSHOOT, MOST_SATURATED = 0.1, 0.25
 
-# By how much an 8-bit artifact may be worse than rounding alone is in the evaluator: in decibels twice the noise, at
-# the worst element three times.
+# By how much an artifact of few bits may be worse than rounding alone is in the evaluator: in decibels twice the noise,
+# at the worst element three times.
 PROPAGATED_DECIBELS, PROPAGATED_TIMES = 6.0, 3.0
 
 
@@ -315,7 +315,7 @@ class Locals:
         with self._pools.limit(limits=1, user_api="blas"):
             try:
                 self._add(feeds, given, read)
-                if self.bits == 8:
+                if self.bits < 32:
                     self._propagate(feeds, reference)
             except UsageError:
                 return  # an index that the artifact computed points nowhere: that is reported where it is compared
@@ -337,7 +337,7 @@ class Locals:
                     values.pop(name, None)
 
     def _propagate(self, feeds: Mapping[str, Array], reference: Mapping[str, Array]) -> None:
-        """Run the whole net with every tensor and kernel rounded as the artifact stores it, and nothing else wrong."""
+        """Run the whole net with every tensor and weight rounded as the artifact stores it, and nothing else wrong."""
         values: dict[str, Array] = {name: self._stored(name, _real(feeds[name])) for name in self.graph.inputs}
         for node in self.graph.nodes:
             operands = [self._operand(node, name, values) for name in node.inputs]
@@ -368,18 +368,21 @@ class Locals:
     def rule(self, blob: str, rule: Rule) -> Rule:
         """Ease what a rule demands of a blob where rounding alone, propagated, leaves less."""
         error = self.errors.get(blob)
-        if error is None or self.bits > 8 or not error.propagated.count:
+        if error is None or not error.propagated.count:
             return rule
         limits = dict(rule.limits)
         reached = METRICS["sqnr_db"].of(error.propagated)
         largest = METRICS["max_abs"].of(error.propagated)
+        share = PROPAGATED_TIMES * METRICS["relative_to_peak"].of(error.propagated)
         if rule.limits.keys() == {"sqnr_db"} and reached - PROPAGATED_DECIBELS < limits["sqnr_db"]:
             limits["sqnr_db"] = reached - PROPAGATED_DECIBELS
+        elif rule.limits.keys() == {"relative_to_peak"} and share > limits["relative_to_peak"]:
+            limits["relative_to_peak"] = share
         elif rule.limits.keys() == {"max_abs"} and PROPAGATED_TIMES * largest > limits["max_abs"] > 0:
             limits["max_abs"] = PROPAGATED_TIMES * largest
         else:
             return rule
-        reason = f"rounding to this artifact's 8 bits alone leaves {reached:.1f} dB here, and moves it by {largest:.2g}"
+        reason = f"rounding to {self.bits} bits alone leaves {reached:.1f} dB here, and moves it by {largest:.2g}"
         return replace(rule, limits=MappingProxyType(limits), reason=reason)
 
     def _operand(self, node: Node, name: str, values: Mapping[str, Array]) -> Array:

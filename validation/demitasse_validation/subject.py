@@ -30,7 +30,7 @@ from demitasse_validation.tolerances import Rule, Tolerances
 __all__ = ["Subject"]
 
 # In how many steps a run looks at each channel, runs everything twice, and compares a sample alone with it in a batch.
-CLOSE_LOOKS = 4
+CLOSE_LOOKS = 2
 
 # What the writer adds to the name of the integers that a real input or output is stored in.
 QUANTIZED = "_quantized"
