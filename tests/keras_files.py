@@ -64,10 +64,11 @@ def write_archive(
     config: Mapping[str, Any],
     arrays: Mapping[str, Array] | None = None,
     *,
+    weights: bytes | None = None,
     members: Mapping[str, bytes] | None = None,
     compression: int = zipfile.ZIP_STORED,
 ) -> Path:
-    """Writes a .keras archive; `arrays` are datasets by their path in its weight file."""
+    """Writes a .keras archive; `arrays` are datasets by their path in its weight file, unless `weights` is the file."""
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
         file.create_group("layers")
@@ -76,7 +77,7 @@ def write_archive(
     with zipfile.ZipFile(path, "w", compression) as archive:
         archive.writestr("metadata.json", json.dumps({"keras_version": "3.15.1"}))
         archive.writestr("config.json", json.dumps(config))
-        archive.writestr("model.weights.h5", buffer.getvalue())
+        archive.writestr("model.weights.h5", buffer.getvalue() if weights is None else weights)
         for name, content in (members or {}).items():
             archive.writestr(name, content)
     return path

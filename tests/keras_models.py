@@ -289,7 +289,7 @@ OPERATIONS: dict[str, Builder] = {
 
 
 def nested(keras: Any) -> Any:
-    """A net that is called twice within a net, part of it frozen, besides a shared layer and a Sequential."""
+    """A net that is called three times within a net, part of it frozen, besides a shared layer and a Sequential."""
     L = keras.layers
     image = keras.Input((8, 8, 3), name="inner_image")
     x = L.Conv2D(4, 3, name="conv", trainable=False)(image)

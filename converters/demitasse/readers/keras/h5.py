@@ -22,7 +22,7 @@ from demitasse.errors import MalformedModel
 from demitasse.ir.ops import Shape
 from demitasse.ir.weights import Array
 from demitasse.readers.keras.dangers import Danger, Finding, is_pickle
-from demitasse.readers.keras.object_header import text_size
+from demitasse.readers.keras.heap_strings import HeapStrings
 
 if TYPE_CHECKING:
     import h5py
@@ -101,6 +101,7 @@ class H5File:
     Attributes:
         where: the file's name for messages.
         extent: its bytes.
+        heap: the strings in it.
         findings: everything in it that isn't safe.
     """
 
@@ -117,6 +118,7 @@ class H5File:
         """
         self.where = where
         self.extent = extent
+        self.heap = HeapStrings(extent.bytes_at)
         self._path = path
         with _reading(where):
             self._file = self._open()
@@ -261,30 +263,43 @@ class H5Group:
         with _reading(where):
             if name not in self._group.attrs:
                 return None
-            self._bound_attribute(name, where)
-            value = self._group.attrs[name]
-        values = [value] if isinstance(value, str | bytes) else np.ravel(value).tolist()
+            values = self._heap_strings(name, where)
+            if values is None:
+                value = self._group.attrs[name]
+                values = [value] if isinstance(value, str | bytes) else np.ravel(value).tolist()
         return [_decoded(entry, where) for entry in values]
 
-    def _bound_attribute(self, name: str, where: str) -> None:
-        """Refuse an attribute that would take more memory than it can have in a file of this size."""
+    def _heap_strings(self, name: str, where: str) -> list[Any] | None:
+        """Return an attribute's strings of varying length; None where it has none, or they can't be found.
+
+        Raises:
+            MalformedModel: it would take more memory than a file of this size can ask for.
+        """
         import h5py
 
         attribute = h5py.h5a.open(self._group.id, name.encode())
         count = attribute.get_space().get_simple_extent_npoints()
         kind = attribute.get_type()
         extent = self._file.extent
+        most = max(extent.size, _ALWAYS_ALLOWED)
         size = count * kind.get_size()
-        if size <= extent.size and isinstance(kind, h5py.h5t.TypeStringID) and kind.is_variable_str() and count > 1:
+        if size <= extent.size:
+            if not isinstance(kind, h5py.h5t.TypeStringID) or not kind.is_variable_str():
+                return None
             address = h5py.h5o.get_info(self._group.id).addr
-            told = text_size(extent.bytes_at, address, name.encode(), count)
-            size = count * extent.size if told is None else told
-        if size > max(extent.size, _ALWAYS_ALLOWED):
-            raise MalformedModel(
-                f"{Danger.COMPRESSION_BOMB.value}: its {count} entries would come to {size} bytes, in a file of "
-                f"{extent.size}",
-                where=where,
-            )
+            try:
+                found = self._file.heap.strings(address, name.encode(), count, most)
+            except OverflowError as error:
+                size = int(error.args[0])
+            else:
+                size = count * extent.size
+                if found is not None or size <= most:
+                    return found
+        raise MalformedModel(
+            f"{Danger.COMPRESSION_BOMB.value}: its {count} entries would come to {size} bytes, and the file has "
+            f"{extent.size}",
+            where=where,
+        )
 
 
 def _decoded(entry: object, where: str) -> str:
