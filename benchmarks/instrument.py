@@ -48,8 +48,8 @@ def lines(path: Path, plan: Plan, runs: int, progress: Callable[[str], None]) ->
     """Yield what came out, in Markdown."""
     same, slower = check(path, plan, runs, progress)
     yield (
-        f"{path.name}, {plan.threads} threads, {plan.seconds:g} s, {runs} runs. Against itself: {_told(same)}. "
-        f"Against itself, slowed by {SHARE:.0%} with a sleep: {_told(slower)}."
+        f"{path.name}, threads: {plan.threads}, at least {plan.seconds:g} s each, runs: {runs}. Against itself: "
+        f"{_told(same)}. Against itself, slowed by {SHARE:.0%} with a sleep: {_told(slower)}."
     )
 
 

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 from conversions import Net, Task, make_nets, run_in_turns, tables, tasks_for
@@ -50,10 +51,13 @@ def _page(nets: Sequence[Net], tasks: Sequence[Task], out: Path, arguments: argp
     from demitasse_validation.environment import environment
 
     plan = Plan(arguments.seconds, usable_cores())
-    machine, packages = fingerprint(), environment()
-    yield from ("# Benchmarks", "", "Written by `make bench`. The machine:", "")
-    yield from (f"- {key}: {value}" for key, value in machine.items() if value)
-    yield from (f"- {key}: {value}" for key, value in packages.items() if key not in machine and key != "threads")
+    machine = fingerprint()
+    others = {name: metadata.version(name) for name in ("tf2onnx", "keras")}
+    packages = {key: value for key, value in environment().items() if key not in {*machine, "threads"}}
+    yield from ("# Benchmarks", "", "Written by `make bench`, on this machine:", "")
+    yield from (f"- {key.replace('_', ' ')}: {value}" for key, value in machine.items() if key != "cards")
+    yield f"- graphics cards: {', '.join(machine['cards']) or 'none; nothing below ran on one'}"
+    yield from (f"- {key} {value}" for key, value in (packages | others).items())
     yield from ("", "## Conversions", "")
     yield f"Whole processes, {arguments.repeats} runs of each in turns, after one that isn't counted."
     yield from ("", *tables(tasks), "", "## Latency", "")

@@ -182,54 +182,67 @@ def install_onnxruntime(
 # --- LiteRT ----------------------------------------------------------------------------------------------------
 
 
+@dataclass
+class Buffer:
+    """An input or output of a compiled model."""
+
+    card: Card
+
+    def write(self, array: Any) -> None:
+        self.card.log.append("to card")
+
+    def read(self, count: int, dtype: Any) -> Any:
+        self.card.log.append("from card")
+        return np.zeros(count, dtype)
+
+
+class CompiledModel:
+    """A model on the card; what it takes and gives is read from the file by the real interpreter."""
+
+    card: Card
+    starts: bool
+
+    def __init__(self, signatures: Mapping[str, Any]) -> None:
+        self.signatures = signatures
+
+    @classmethod
+    def from_file(cls, path: str, options: Any) -> CompiledModel:
+        from ai_edge_litert.interpreter import Interpreter
+
+        if not cls.starts:
+            raise RuntimeError("ERROR: [compiled_model.h:1961]\n└ ERROR: No adapters found")
+        if cls.card.strays and not options.hardware_accelerators & 1:
+            raise RuntimeError("ERROR: [compiled_model.h:1961]\n└ Some ops are not accelerated.")
+        cls.card.settings |= vars(options)
+        return cls(Interpreter(model_path=path).get_signature_list())
+
+    def get_signature_list(self) -> Mapping[str, Any]:
+        return self.signatures
+
+    def get_output_tensor_details(self, signature: str) -> Mapping[str, Any]:
+        names = self.signatures[signature]["outputs"]
+        return {name: {"shape": [1, 3], "dtype": "float32"} for name in names}
+
+    def resize_input_tensor_by_name(self, signature: str, name: str, dims: Sequence[int]) -> None:
+        self.card.log.append(f"resize {name} to {list(dims)}")
+
+    def create_input_buffer_by_name(self, signature: str, name: str) -> Buffer:
+        return Buffer(self.card)
+
+    create_output_buffer_by_name = create_input_buffer_by_name
+
+    def run_by_name(self, signature: str, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+        self.card.log.append("run")
+
+    def is_fully_accelerated(self) -> bool:
+        return True  # which the real one says, too, of a model that runs on the CPU altogether
+
+
 def install_litert(monkeypatch: pytest.MonkeyPatch, card: Card, *, starts: bool = True) -> None:
-    """Replace LiteRT's compiled models; the nets themselves are read by the real interpreter."""
-
-    class Buffer:
-        def write(self, array: Any) -> None:
-            card.log.append("to card")
-
-        def read(self, count: int, dtype: Any) -> Any:
-            card.log.append("from card")
-            return np.zeros(count, dtype)
-
-    class CompiledModel:
-        def __init__(self, signatures: Mapping[str, Any]) -> None:
-            self.signatures = signatures
-
-        @classmethod
-        def from_file(cls, path: str, options: Any) -> CompiledModel:
-            from ai_edge_litert.interpreter import Interpreter
-
-            if not starts:
-                raise RuntimeError("ERROR: [compiled_model.h:1961]\n└ ERROR: No adapters found")
-            card.settings = vars(options)
-            return cls(Interpreter(model_path=path).get_signature_list())
-
-        def get_signature_list(self) -> Mapping[str, Any]:
-            return self.signatures
-
-        def get_output_tensor_details(self, signature: str) -> Mapping[str, Any]:
-            names = self.signatures[signature]["outputs"]
-            return {name: {"shape": [1, 3], "dtype": "float32"} for name in names}
-
-        def resize_input_tensor_by_name(self, signature: str, name: str, dims: Sequence[int]) -> None:
-            card.log.append(f"resize {name} to {list(dims)}")
-
-        def create_input_buffer_by_name(self, signature: str, name: str) -> Buffer:
-            return Buffer()
-
-        create_output_buffer_by_name = create_input_buffer_by_name
-
-        def run_by_name(self, signature: str, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
-            card.log.append("run")
-
-        def is_fully_accelerated(self) -> bool:
-            return not card.strays
-
+    """Replace LiteRT's compiled models; `starts` is whether its accelerator does."""
     module = ModuleType("ai_edge_litert.compiled_model")
     vars(module).update(
-        CompiledModel=CompiledModel,
+        CompiledModel=type("CompiledModel", (CompiledModel,), {"card": card, "starts": starts}),
         CpuOptions=lambda **options: options,
         GpuOptions=lambda **options: options,
         Options=SimpleNamespace,

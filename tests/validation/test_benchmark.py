@@ -228,6 +228,19 @@ def test_rounds_go_on_until_there_are_enough_samples_or_patience_ends() -> None:
     assert slow.count == 3 * PLAN.rounds
 
 
+def test_slow_calls_fill_their_time_in_fewer_rounds_but_no_less_than_an_interval_needs() -> None:
+    class SlowLane(ScriptedLane):
+        def block(self, what: str, seconds: float) -> list[float]:
+            return [PLAN.seconds / 15]
+
+    slow = Track(SlowLane("a", []), "a", (RUN,))
+    interleave([slow], replace(PLAN, samples=1))
+    assert slow.count == 15
+    glacial = Track(SlowLane("a", []), "a", (RUN,))
+    interleave([glacial], replace(PLAN, samples=1, seconds=0.1))
+    assert glacial.count == 12
+
+
 def test_compute_only_takes_its_share_of_the_time_and_no_more() -> None:
     class SlowLane(ScriptedLane):
         def block(self, what: str, seconds: float) -> list[float]:

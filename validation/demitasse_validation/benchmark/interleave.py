@@ -19,6 +19,9 @@ RUN, COMPUTE = "run", "compute"
 # What the second kind of call gets of the first one's time.
 COMPUTE_SHARE = 1 / 3
 
+# An interval needs this many blocks, however long each of them is.
+LEAST_ROUNDS = 12
+
 # How many times as long as asked for may be measured until there are enough samples.
 PATIENCE = 3
 
@@ -64,6 +67,10 @@ class Track:
         """How many calls there are of the kind that counts."""
         return sum(map(len, self.blocks.get(RUN, ())))
 
+    def has_enough(self, plan: Plan) -> bool:
+        """Whether the time and the number of samples that were asked for are reached; seconds add up inexactly."""
+        return self.count >= plan.samples and self.spent.get(RUN, 0.0) >= 0.999 * plan.seconds
+
     @contextmanager
     def _noting_failure(self) -> Iterator[None]:
         """One model that fails must not take the others' figures with it."""
@@ -86,7 +93,7 @@ def interleave(tracks: Sequence[Track], plan: Plan, progress: Callable[[str, int
     seconds = plan.seconds / plan.rounds
     for number in range(plan.rounds * PATIENCE):
         alive = [track for track in tracks if track.is_alive]
-        if number >= plan.rounds and all(track.count >= plan.samples for track in alive):
+        if number >= LEAST_ROUNDS and all(track.has_enough(plan) for track in alive):
             break
         turn = number % len(alive) if alive else 0
         order = (alive[turn:] + alive[:turn])[:: -1 if number % 2 else 1]

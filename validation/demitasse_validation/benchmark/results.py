@@ -28,7 +28,8 @@ class Plan:
     Attributes:
         seconds: for how long, at least, each model is timed at each batch, host to host.
         samples: how many calls of each there must be at least, unless that takes `PATIENCE` times as long.
-        rounds: into how many blocks that time is divided; each round times every model once.
+        rounds: into how many blocks that time is divided; each round times every model once. Slow models fill it in
+            fewer, as a block is a call at least.
         threads: of each runtime on the CPU.
         margin: the share below which a difference counts for nothing.
         allow_fallback: whether a model may leave the device that was asked for, in part.

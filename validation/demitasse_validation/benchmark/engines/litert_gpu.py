@@ -19,11 +19,11 @@ from demitasse_validation.runtimes import TensorSpec
 __all__ = ["LiteRtGpuEngine"]
 
 ACCELERATORS = ("libLiteRtGpuAccelerator", "libLiteRtWebGpuAccelerator", "libLiteRtMetalAccelerator")
-CARD, CPU = "GPU", "CPU"
+CARD, EITHER = "GPU", "GPU or CPU"
 
 
 class LiteRtGpuEngine:
-    """Times a compiled model that may use the card, and the CPU for what the card can't run: that is found out.
+    """Times a compiled model that has nothing but the card; if that won't do, one that has the CPU beside it.
 
     The runtime doesn't tell when the card is done, so `compute` reads the outputs back; the inputs stay on the card.
 
@@ -35,24 +35,24 @@ class LiteRtGpuEngine:
     def __init__(self, path: Path, settings: Settings) -> None:
         from importlib.metadata import version
 
-        from ai_edge_litert.compiled_model import CompiledModel, CpuOptions, GpuOptions, HardwareAccelerator, Options
         from ai_edge_litert.interpreter import Interpreter
 
         self.path = path
         self.runtime = f"LiteRT {version('ai-edge-litert')} (GPU)"
-        options = Options(
-            hardware_accelerators=HardwareAccelerator.GPU | HardwareAccelerator.CPU,
-            cpu_options=CpuOptions(num_threads=settings.threads),
-            gpu_options=GpuOptions(enforce_f32=True),  # the card's default is float16
-        )
+        self.settings = settings
         try:
             described = Interpreter(model_path=str(path), num_threads=1)
         except (ValueError, RuntimeError) as error:
             raise MalformedModel(f"LiteRT refuses it: {error}", where=str(path)) from error
+        # With the CPU allowed, LiteRT calls a model accelerated that runs on the CPU altogether, for want of a card:
+        # only one that was compiled without the CPU is proof.
         try:
-            self._model = CompiledModel.from_file(str(path), options=options)
-        except RuntimeError as error:
-            raise UsageError(f"{path}: LiteRT can't start its GPU accelerator: {_first_line(error)}") from error
+            self._model, self._place = self._compiled(with_cpu=False), CARD
+        except RuntimeError:
+            try:
+                self._model, self._place = self._compiled(with_cpu=True), EITHER
+            except RuntimeError as error:
+                raise UsageError(f"{path}: LiteRT can't start its GPU accelerator: {_reason(error)}") from error
         self._signature, names = next(iter(self._model.get_signature_list().items()))
         self._names: dict[str, list[str]] = names
         runner = described.get_signature_runner(self._signature)
@@ -102,12 +102,22 @@ class LiteRtGpuEngine:
             for buffer, size, dtype in self._gives.values():
                 buffer.read(size, dtype.type)
         except RuntimeError as error:
-            raise MalformedModel(f"LiteRT can't run it: {_first_line(error)}", where=str(self.path)) from error
+            raise MalformedModel(f"LiteRT can't run it: {_reason(error)}", where=str(self.path)) from error
 
     def placement(self) -> Placement:
-        # LiteRT tells only whether all of the model is accelerated, not which part is.
-        where = CARD if self._model.is_fully_accelerated() else f"{CARD} and {CPU}"
-        return place([Node(self._signature, "model", where)], [CARD], "LiteRT's is_fully_accelerated")
+        # LiteRT doesn't tell which nodes run where.
+        where = self._place if self._model.is_fully_accelerated() else EITHER
+        return place([Node(self._signature, "the model", where)], [CARD], "LiteRT compiled it for the GPU alone")
+
+    def _compiled(self, *, with_cpu: bool) -> Any:
+        from ai_edge_litert.compiled_model import CompiledModel, CpuOptions, GpuOptions, HardwareAccelerator, Options
+
+        options = Options(
+            hardware_accelerators=HardwareAccelerator.GPU | (HardwareAccelerator.CPU if with_cpu else 0),
+            cpu_options=CpuOptions(num_threads=self.settings.threads),
+            gpu_options=GpuOptions(enforce_f32=True),  # the card's default is float16
+        )
+        return CompiledModel.from_file(str(self.path), options=options)
 
     def device_memory(self) -> int | None:
         return None
@@ -118,5 +128,6 @@ def _spec(detail: Any) -> TensorSpec:
     return TensorSpec(tuple(None if dim < 0 else int(dim) for dim in shape), np.dtype(detail["dtype"]).name)
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
+    """Return the innermost of the causes that LiteRT lists, a line each."""
     return str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
