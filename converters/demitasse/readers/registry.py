@@ -58,8 +58,5 @@ class Registry(Generic[F]):
 
 
 def described(readers: Mapping[str, Callable[..., Any]]) -> dict[str, str]:
-    """Map each layer type to the first line of its reader's docstring, in alphabetical order."""
-    return {
-        layer_type: (function.__doc__ or "").partition("\n")[0]
-        for layer_type, function in sorted(readers.items(), key=lambda entry: entry[0].lower())
-    }
+    """Map each layer type to the first line of its reader's docstring."""
+    return {layer_type: (function.__doc__ or "").partition("\n")[0] for layer_type, function in readers.items()}

@@ -8,13 +8,15 @@ from pathlib import Path
 from demitasse.errors import UsageError
 from demitasse.ir.graph import Graph
 from demitasse.ir.ops import Shape
-from demitasse.readers.caffe.assemble import Reading, assemble
-from demitasse.readers.caffe.builder import LayerBuilder, Trap
+from demitasse.readers.caffe.assemble import assemble
+from demitasse.readers.caffe.builder import LayerBuilder
 from demitasse.readers.caffe.deploy import DATA_LAYERS, MEASURES, deploy
 from demitasse.readers.caffe.layers import LAYERS
 from demitasse.readers.caffe.mean import read_mean
 from demitasse.readers.caffe.net import read_net
-from demitasse.readers.caffe.registry import load_plugin, reads
+from demitasse.readers.caffe.registry import REGISTRY, reads
+from demitasse.readers.reading import Reading, Trap
+from demitasse.readers.registry import described
 
 __all__ = ["LayerBuilder", "Reading", "Trap", "explain", "read", "read_mean", "reads", "supported_layers"]
 
@@ -86,7 +88,7 @@ def explain(
         raise UsageError("nothing to read: give a prototxt, a caffemodel, or both")
     readers = dict(LAYERS)
     for path in plugins:
-        readers |= load_plugin(path)
+        readers |= REGISTRY.load_plugin(path)
     net = read_net(prototxt, weights, phase=phase, level=level, stages=stages)
     return assemble(
         deploy(net, readers),
@@ -99,8 +101,8 @@ def explain(
 
 def supported_layers() -> dict[str, str]:
     """Map each layer type that a net may have to a sentence on what becomes of it, in alphabetical order."""
-    described = {layer_type: (function.__doc__ or "").partition("\n")[0] for layer_type, function in LAYERS.items()}
-    described |= dict.fromkeys(DATA_LAYERS, "Becomes an input; its transform_param becomes the preprocessing.")
-    described |= dict.fromkeys(MEASURES, "Is left out: it measures or records, and gives nothing to a deployed net.")
-    described["Input"] = "Declares an input."
-    return dict(sorted(described.items(), key=lambda entry: entry[0].lower()))
+    table = described(LAYERS)
+    table |= dict.fromkeys(DATA_LAYERS, "Becomes an input; its transform_param becomes the preprocessing.")
+    table |= dict.fromkeys(MEASURES, "Is left out: it measures or records, and gives nothing to a deployed net.")
+    table["Input"] = "Declares an input."
+    return dict(sorted(table.items(), key=lambda entry: entry[0].lower()))

@@ -8,22 +8,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from demitasse.errors import MalformedModel, Offence, Unsupported, UsageError
-from demitasse.ir.graph import Graph, SourceLayer, infer_types, live_names
-from demitasse.ir.ops import Shape, ShapeError, TensorType
-from demitasse.readers.caffe.builder import MOST_IN_A_BLOB, Assembly, LayerBuilder, Trap, origin_of
+from demitasse.ir.graph import Graph, SourceLayer
+from demitasse.ir.ops import Shape, TensorType
+from demitasse.readers.caffe.builder import MOST_IN_A_BLOB, Assembly, LayerBuilder, origin_of
 from demitasse.readers.caffe.deploy import DeployNet
 from demitasse.readers.caffe.layers import REFUSED
 from demitasse.readers.caffe.net import Layer, NetInput
 from demitasse.readers.caffe.registry import LayerFunction
+from demitasse.readers.reading import Reading, drop_dead_nodes, holds_for_other_batches, unknown_output
 
-__all__ = ["Reading", "assemble"]
-
-
-class Reading(NamedTuple):
-    """A graph, and the traps that its layers met."""
-
-    graph: Graph
-    traps: tuple[Trap, ...]
+__all__ = ["assemble"]
 
 
 class Step(NamedTuple):
@@ -69,8 +63,8 @@ def assemble(
     _run_readers(needed, readers, assembly, has_weights=net.has_weights)
     graph.outputs.extend(ends)
     _record_layers(graph, steps, net.dropped)
-    _drop_dead_nodes(graph)
-    graph.batch_is_dynamic = not assembly.batch_is_fixed and _holds_for_other_batches(graph)
+    drop_dead_nodes(graph)
+    graph.batch_is_dynamic = not assembly.batch_is_fixed and holds_for_other_batches(graph)
     return Reading(graph, tuple(assembly.traps))
 
 
@@ -122,14 +116,8 @@ def _outputs(net: DeployNet, steps: Sequence[Step], asked: Sequence[str] | None)
     by_name = given | final
     unknown = [name for name in asked if name not in by_name]
     if unknown:
-        raise UsageError("; ".join(_unknown_output(name, by_name) for name in unknown))
+        raise UsageError("; ".join(unknown_output(name, by_name, "blob") for name in unknown))
     return list(dict.fromkeys(by_name[name] for name in asked))
-
-
-def _unknown_output(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=3)
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "`demitasse inspect` lists the net's blobs"
-    return f"no layer gives a blob named {name!r}; {hint}"
 
 
 def _needed(steps: Sequence[Step], ends: Iterable[str]) -> tuple[list[Step], set[str]]:
@@ -218,39 +206,3 @@ def _record_layers(graph: Graph, steps: Iterable[Step], dropped: Iterable[Layer]
     for layer, bottoms, tops in (*steps, *(Step(layer, layer.bottoms, layer.tops) for layer in dropped)):
         graph.layers.append(SourceLayer(origin_of(layer.name, layer.type, layer.where), bottoms, tops))
         graph.unused.update(value for value in tops if value not in graph.values)
-
-
-def _drop_dead_nodes(graph: Graph) -> None:
-    """Remove what no output depends on, such as a top that nobody reads of a layer that has another one."""
-    live = live_names(graph, graph.outputs)
-    dead = [node for node in graph.nodes if not live.intersection(node.outputs)]
-    for node in dead:
-        for name in node.outputs:
-            del graph.values[name]
-    if dead:
-        graph.nodes = [node for node in graph.nodes if live.intersection(node.outputs)]
-        blobs = {value for layer in graph.layers for value in layer.outputs}
-        graph.unused.update(blobs.difference(graph.values))
-
-
-def _holds_for_other_batches(graph: Graph) -> bool:
-    """Tell whether the graph still fits when the first dimension of every input is two or three times as large.
-
-    Every output has to grow along, and in its first dimension alone: then no node has the batch baked in.
-    """
-    for factor in (2, 3):
-        shapes = {}
-        for name in graph.inputs:
-            shape = graph.values[name].type.shape
-            if not shape:
-                return False
-            shapes[name] = (shape[0] * factor, *shape[1:])
-        try:
-            types = infer_types(graph, shapes)
-        except ShapeError:
-            return False
-        for name in graph.outputs:
-            shape = graph.values[name].type.shape
-            if not shape or types[name].shape != (shape[0] * factor, *shape[1:]):
-                return False
-    return bool(graph.inputs)

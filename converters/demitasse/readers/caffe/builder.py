@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from demitasse.ir.ops import AnyOp, Binary, BinaryFunction, Cast, DType, Reshape
 from demitasse.ir.weights import Array
 from demitasse.readers.caffe.net import Blob, Layer
 from demitasse.readers.caffe.params import Params
+from demitasse.readers.reading import Trap
 
 # The most numbers that constants are computed from; a shape may be anything as long as no blob fits it.
 MOST_NUMBERS = 1 << 24
@@ -23,14 +23,7 @@ MOST_NUMBERS = 1 << 24
 # The most numbers in a blob: Blob::Reshape in blob.cpp counts them in 32 bits.
 MOST_IN_A_BLOB = 2**31 - 1
 
-__all__ = ["Assembly", "LayerBuilder", "Trap", "origin_of"]
-
-
-class Trap(NamedTuple):
-    """A place where converters and runtimes commonly go wrong, and what this net asks for there."""
-
-    origin: Origin
-    message: str
+__all__ = ["Assembly", "LayerBuilder", "origin_of"]
 
 
 @dataclass(eq=False)

@@ -16,57 +16,23 @@ user's stand in a file of their own, which `load_plugin` runs::
 
 from __future__ import annotations
 
-import runpy
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import TypeAlias
 
-from demitasse.errors import UsageError
 from demitasse.readers.caffe.builder import LayerBuilder
+from demitasse.readers.registry import Registry
 
-__all__ = ["LayerFunction", "collect", "load_plugin", "reads"]
+__all__ = ["REGISTRY", "LayerFunction", "reads"]
 
 LayerFunction: TypeAlias = Callable[[LayerBuilder], None]
 
-_TYPES = "caffe_layer_types"
+REGISTRY: Registry[LayerFunction] = Registry("caffe")
 
+reads = REGISTRY.reads
+"""Name the layer types that a function reads, spelled as `type:` in a prototxt.
 
-def reads(*types: str) -> Callable[[LayerFunction], LayerFunction]:
-    """Name the layer types that a function reads, spelled as `type:` in a prototxt.
-
-    The function gets a `LayerBuilder`: its parameters (`layer.param("relu_param").number("negative_slope")`), its
-    bottoms (`layer.x`, `layer.inputs(2)`), its weights (`layer.weight(0, "kernel", shape)`), and `layer.step` and
-    `layer.emit` to compute. It has to read every parameter that can change the result and to give every top; what it
-    forgets is reported as an error. The first line of its docstring describes the layer in the table of supported
-    layers.
-    """
-
-    def mark(function: LayerFunction) -> LayerFunction:
-        setattr(function, _TYPES, types)
-        return function
-
-    return mark
-
-
-def collect(namespaces: Iterable[Mapping[str, Any]]) -> dict[str, LayerFunction]:
-    """Find the functions marked with `@reads`; later namespaces replace what earlier ones say of a type."""
-    found: dict[str, LayerFunction] = {}
-    for namespace in namespaces:
-        for function in namespace.values():
-            for layer_type in getattr(function, _TYPES, ()):
-                found[layer_type] = function
-    return found
-
-
-def load_plugin(path: Path) -> dict[str, LayerFunction]:
-    """Run a user's Python file and return the functions in it that are marked with `@reads`.
-
-    Raises:
-        UsageError: there is no such file, or no marked function in it.
-    """
-    if not path.is_file():
-        raise UsageError(f"{path}: there is no such plugin file")
-    found = collect([runpy.run_path(str(path), run_name=path.stem)])
-    if not found:
-        raise UsageError(f'{path}: no function in it is marked with @reads("LayerType")')
-    return found
+The function gets a `LayerBuilder`: its parameters (`layer.param("relu_param").number("negative_slope")`), its
+bottoms (`layer.x`, `layer.inputs(2)`), its weights (`layer.weight(0, "kernel", shape)`), and `layer.step` and
+`layer.emit` to compute. It has to read every parameter that can change the result and to give every top; what it
+forgets is reported as an error. The first line of its docstring describes the layer in the table of supported layers.
+"""

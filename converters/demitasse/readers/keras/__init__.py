@@ -144,4 +144,4 @@ def security_findings(path: Path) -> list[Finding]:
 
 def supported_layers() -> dict[str, str]:
     """Map each kind of layer that can be read to a sentence on it, in alphabetical order."""
-    return described(LAYERS)
+    return dict(sorted(described(LAYERS).items(), key=lambda entry: entry[0].lower()))

@@ -15,6 +15,9 @@ _OWN_MODULES = frozenset({"", "keras", "keras_core", "tf_keras", "tensorflow", "
 _OWN_PACKAGES = frozenset({"", "keras", "Keras"})
 """The packages under which Keras registers classes of its own."""
 
+_OWN_CLASSES = frozenset({"Custom>CustomScaleLayer"})
+"""Classes that Keras registers as if they were an author's: the one in keras.applications' InceptionResNetV2."""
+
 _BUILTINS = frozenset(
     {"function", "type", "NoneType", "slice", "ellipsis", "tuple", "list", "dict", "str", "int", "float"}
 )
@@ -77,7 +80,7 @@ def _code(kind: str, config: Mapping[str, Any]) -> str:
 
 def _author(value: Mapping[str, Any], kind: str, config: Mapping[str, Any]) -> str:
     """Return the name of a class or function that isn't Keras' own; empty if it is, or a net that lists its layers."""
-    if {"layers", "input_layers", "output_layers"} <= set(config):
+    if {"layers", "input_layers", "output_layers"} <= set(config) or kind in _OWN_CLASSES:
         return ""
     module, registered = str(value.get("module") or ""), str(value.get("registered_name") or "")
     root = module.partition(".")[0]

@@ -19,11 +19,11 @@ from demitasse.readers.caffe.layers import (
     shape,
     training,
 )
-from demitasse.readers.caffe.registry import LayerFunction, collect
+from demitasse.readers.caffe.registry import REGISTRY, LayerFunction
 
 __all__ = ["LAYERS", "REFUSED"]
 
-LAYERS: dict[str, LayerFunction] = collect(
+LAYERS: dict[str, LayerFunction] = REGISTRY.collect(
     vars(family)
     for family in (
         activation,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -164,12 +165,18 @@ def normalization(layer: LayerBuilder) -> str:
     return _affine(layer, x, scale, layer.derived("shift", broadcast, lambda: -_numbers(mean) / deviation()))
 
 
+_MOST_STATED = 1 << 24
+"""Numbers that the configuration states for larger inputs than this are refused: they become a constant."""
+
+
 def _numbers(source: Slot | Array) -> Array:
     return source.numbers() if isinstance(source, Slot) else source
 
 
 def _stated(layer: LayerBuilder, name: str, kept: Shape) -> Array:
     """Return numbers of the configuration, broadcast to the axes that are kept."""
+    if math.prod(kept) > _MOST_STATED:
+        raise layer.unsupported(f"numbers for an input of {kept}, which would be a constant")
     numbers = np.asarray(layer.params.get(name), np.float64)
     try:
         return np.broadcast_to(numbers.reshape(_squeezed(numbers.shape)), kept)

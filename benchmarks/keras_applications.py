@@ -1,0 +1,247 @@
+"""Build every keras.applications architecture, save it, read it back and convert it, and write docs/keras.md.
+
+Weights are random but seeded, with batch statistics as training leaves them; images are small where the architecture
+allows it. Everything is compared with Keras itself. Each architecture runs in a process of its own::
+
+    python benchmarks/keras_applications.py                  # Keras 3
+    python benchmarks/keras_applications.py --package tf_keras --python PYTHON_WITH_TF_KERAS
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+REPOSITORY = Path(__file__).parent.parent
+DOCUMENT = REPOSITORY / "docs" / "keras.md"
+TOLERANCE = 1e-4  # of the largest logit
+SIDES = (96, 128, 224)
+PACKAGES = {"keras": "Keras", "tf_keras": "tf-keras"}
+
+Array = npt.NDArray[Any]
+
+
+@dataclass
+class Row:
+    """What became of one architecture: errors as shares of the largest logit."""
+
+    name: str
+    side: int = 0
+    parameters: int = 0
+    seconds: float | None = None
+    h5: float | None = None
+    keras: float | None = None
+    onnx: float | None = None
+    tflite: float | None = None
+    reason: str = ""
+
+    @property
+    def errors(self) -> tuple[float | None, ...]:
+        return self.h5, self.keras, self.onnx, self.tflite
+
+    @property
+    def passes(self) -> bool:
+        return not self.reason and all(error is not None and error <= TOLERANCE for error in self.errors)
+
+    def line(self) -> str:
+        cells = [
+            self.name,
+            f"{self.side}" if self.side else "",
+            f"{self.parameters / 1e6:.1f} M" if self.parameters else "",
+            "" if self.seconds is None else f"{self.seconds:.2f} s",
+            *(
+                "" if error is None else f"{error:.0e}" + ("" if error <= TOLERANCE else " (!)")
+                for error in self.errors
+            ),
+            self.reason,
+        ]
+        return f"| {' | '.join(cells)} |"
+
+
+# --- one architecture -------------------------------------------------------------------------------------------------
+
+
+def randomize(model: Any, seed: int = 0) -> None:
+    """Give every weight seeded random numbers, such that activations neither fade nor grow with depth."""
+    random = np.random.default_rng(seed)
+    for weight in model.weights:
+        name, shape = str(getattr(weight, "path", weight.name)).lower().partition(":")[0], tuple(weight.shape)
+        role = name.rpartition("/")[2]
+        if role == "count":
+            continue
+        if "variance" in role:
+            numbers = random.uniform(0.5, 1.5, shape)
+        elif role == "gamma":
+            # A ConvNeXt scales its branches down by a gamma of its own.
+            numbers = random.normal(0.1, 0.1, shape) if "layer_scale" in name else random.uniform(0.5, 1.0, shape)
+        elif role == "mean":  # of a Normalization of pixels
+            numbers = random.normal(100, 10, shape)
+        elif role in ("bias", "beta", "moving_mean"):
+            numbers = random.normal(0, 0.1, shape)
+        else:
+            depthwise = "depthwise" in name or "_dw" in name or "dwconv" in name
+            fan = np.prod(shape[:2] if depthwise else shape[:-1])
+            numbers = random.normal(0, 1 / np.sqrt(fan), shape)
+        weight.assign(numbers.astype("float32"))
+    for layer in model.layers:
+        if hasattr(layer, "finalize_state"):
+            layer.finalize_state()
+
+
+def build(applications: Any, name: str) -> tuple[Any, int]:
+    """Build an architecture without its softmax, for the smallest image that it takes."""
+    function = getattr(applications, name)
+    fault: Exception | None = None
+    for side in SIDES:
+        try:
+            return function(weights=None, input_shape=(side, side, 3), classifier_activation=None), side
+        except ValueError as error:
+            fault = error
+    try:
+        model = function(weights=None, classifier_activation=None)
+    except ValueError as error:
+        raise error from fault
+    return model, int(model.input_shape[1])
+
+
+def error_of(actual: Array, expected: Array) -> float:
+    """Return the largest difference as a share of the largest number."""
+    return float(np.abs(actual - expected).max() / np.abs(expected).max())
+
+
+def measure(package: str, name: str, folder: Path) -> Row:
+    """Carry one architecture through everything."""
+    os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+    import importlib
+
+    from demitasse.conversion import convert
+    from demitasse.ir.evaluate import evaluate
+    from demitasse.ir.ops import Layout
+    from demitasse.readers.keras import read
+    from demitasse_validation.runtimes import open_runner
+
+    keras = importlib.import_module(package)
+    model, side = build(keras.applications, name)
+    randomize(model)
+    image = np.random.default_rng(1).uniform(0, 255, (1, side, side, 3)).astype(np.float32)
+    expected = np.asarray(model(image, training=False))
+    row = Row(name, side, model.count_params())
+    whole, archive = folder / "net.h5", folder / "net.keras"
+    model.save(whole)
+    model.save(archive)
+    del model
+    start = time.perf_counter()
+    graph = read(whole)
+    row.seconds = time.perf_counter() - start
+    (output,) = graph.outputs
+    row.h5 = error_of(evaluate(graph, {graph.inputs[0]: image}, keep=[output])[output], expected)
+    again = read(archive)
+    row.keras = error_of(evaluate(again, {again.inputs[0]: image}, keep=again.outputs)[again.outputs[0]], expected)
+    archive.unlink()
+    for target in ("onnx", "tflite"):
+        path = folder / f"net.{target}"
+        convert(whole, out=path, io_layout=Layout.CHANNELS_LAST)
+        error = error_of(open_runner(path).run({graph.inputs[0]: image})[output], expected)
+        setattr(row, target, error)
+        path.unlink()
+    return row
+
+
+# --- all of them ------------------------------------------------------------------------------------------------------
+
+
+def architectures(python: str, package: str) -> tuple[str, list[str]]:
+    """Return the package's version, and the names of the architectures that it has."""
+    script = (
+        f"import inspect, json, {package} as keras; a = keras.applications; "
+        "print(json.dumps([keras.__version__, [n for n in dir(a) if inspect.isfunction(getattr(a, n))]]))"
+    )
+    run = subprocess.run([python, "-c", script], capture_output=True, text=True, check=True)
+    version, names = json.loads(run.stdout.splitlines()[-1])
+    return version, names
+
+
+def run_one(python: str, package: str, name: str) -> Row:
+    """Measure an architecture in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [python, __file__, "--package", package, "--one", name, "--folder", folder]
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+    if run.returncode == 0:
+        return Row(**json.loads(run.stdout.splitlines()[-1]))
+    lines = [line for line in run.stderr.splitlines() if line.strip()]
+    return Row(name, reason=f"failed: {lines[-1][:150] if lines else f'status {run.returncode}'}")
+
+
+def section(title: str, rows: Iterable[Row]) -> str:
+    """Write the table of one Keras."""
+    rows = list(rows)
+    worst = max((error for row in rows for error in row.errors if error is not None), default=0.0)
+    head = [
+        f"## {title}",
+        "",
+        f"{sum(row.passes for row in rows)} of {len(rows)} architectures agree in all columns, to {worst:.0e}.",
+        "",
+        "| architecture | image | parameters | read | .h5 | .keras | ONNX | TFLite | |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    return "\n".join([*head, *(row.line() for row in rows)])
+
+
+INTRODUCTION = """# Keras applications
+
+Every architecture of `keras.applications`, with random seeded weights, saved by Keras and read by Demitasse, which
+runs none of its code. `image` is the side of the image in pixels, `read` the time to read the .h5 file. The other
+columns are the largest difference from the logits that Keras itself computes, as a share of the largest logit: of the
+.h5 file and of the .keras archive as they were read (run by the float64 evaluator), and of the ONNX and TFLite files
+made from the .h5 file (run by onnxruntime and LiteRT). Anything above 1e-4 would be marked (!). Keras computes in
+float32.
+
+Written by `benchmarks/keras_applications.py`.
+"""
+
+
+def write(document: Path, title: str, rows: Iterable[Row]) -> None:
+    """Put a section into the document; those of other packages stay."""
+    parts = document.read_text("utf-8").split("\n## ")[1:] if document.exists() else []
+    kept = [f"## {part}".rstrip() for part in parts if part.partition(" ")[0] != title.partition(" ")[0]]
+    sections = sorted([*kept, section(title, rows)])
+    document.write_text("\n\n".join([INTRODUCTION.rstrip(), *sections]) + "\n", "utf-8")
+
+
+def main() -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="architectures; all if none is given")
+    parser.add_argument("--package", choices=PACKAGES, default="keras")
+    parser.add_argument("--python", default=sys.executable, help="an interpreter that has the package")
+    parser.add_argument("--out", type=Path, default=DOCUMENT)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(asdict(measure(options.package, options.one, options.folder))))
+        return 0
+    version, known = architectures(options.python, options.package)
+    rows = []
+    for name in options.names or known:
+        rows.append(run_one(options.python, options.package, name))
+        print(rows[-1].line(), flush=True)
+    if not options.names:
+        write(options.out, f"{PACKAGES[options.package]} {version}", rows)
+    return 0 if all(row.passes for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
