@@ -63,7 +63,7 @@ def holds_for_other_batches(graph: Graph) -> bool:
 
 
 def unknown_output(name: str, known: Iterable[str], what: str = "value") -> str:
-    """Say that a net has no value of a name, and which ones are spelled like it; `what` is the source's word for one."""
+    """Say that a net has no value of a name, and which are spelled like it; `what` is the source's word for one."""
     near = difflib.get_close_matches(name, list(known), n=3)
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"`demitasse inspect` lists the net's {what}s"
     return f"no layer gives a {what} named {name!r}; {hint}"

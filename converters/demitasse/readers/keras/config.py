@@ -127,7 +127,29 @@ def parse_json(text: str | bytes, where: str) -> dict[str, Any]:
         raise MalformedModel(f"not valid JSON: {error}", where=where) from error
     if not isinstance(parsed, dict):
         raise MalformedModel("the JSON is no object: no Keras architecture", where=where)
+    if not _is_shallow(parsed):
+        raise MalformedModel("the JSON is nested too deeply", where=where)
     return parsed
+
+
+def _is_shallow(parsed: object) -> bool:
+    """Tell whether nothing is nested so deeply that functions which call themselves would run out of stack."""
+    level = [parsed]
+    for _ in range(_DEEPEST):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return True
+    return False
+
+
+_DEEPEST = 150
+"""Levels of nested JSON that are read; a net within a net takes five."""
 
 
 def generation_of(config: Json, version: str | None, backend: str | None, otherwise: str | None = None) -> Generation:
@@ -147,9 +169,7 @@ def generation_of(config: Json, version: str | None, backend: str | None, otherw
     text = json.dumps(config)
     if '"batch_shape"' in text or '"DTypePolicy"' in text or '"keras_history"' in text:
         return Generation(3, 0, is_tensorflow=False)
-    if any(
-        f'"{word}"' in text for word in ("border_mode", "nb_filter", "W_regularizer", "output_dim", "p", "dim_ordering")
-    ):
+    if any(f'"{word}"' in text for word in ("border_mode", "nb_filter", "W_regularizer", "dim_ordering")):
         return Generation(1, 0, is_tensorflow=False, backend=ran_on)
     return Generation(2, 0, is_tensorflow='"module"' in text or '"Functional"' in text, backend=ran_on)
 
