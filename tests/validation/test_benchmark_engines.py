@@ -325,11 +325,25 @@ def test_a_provider_that_does_not_start_is_no_silent_cpu_run(
     monkeypatch: pytest.MonkeyPatch, card: Card, artifacts: Mapping[str, Path]
 ) -> None:
     fake_cards.install_onnxruntime(monkeypatch, card, starts=False)
-    with pytest.raises(UsageError, match="could not start CUDAExecutionProvider, and would run on the CPU"):
-        opened(ENGINES["onnxruntime-cuda"], artifacts[".onnx"])
     fake_cards.install_litert(monkeypatch, card, starts=False)
-    with pytest.raises(UsageError, match="can't start its GPU accelerator: └ ERROR: No adapters found"):
-        opened(ENGINES["litert-gpu"], artifacts[".tflite"])
+    for name, suffix, message in (
+        ("onnxruntime-cuda", ".onnx", "could not start CUDAExecutionProvider, and would run on the CPU"),
+        ("litert-gpu", ".tflite", "can't start its GPU accelerator: └ ERROR: No adapters found"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            opened(ENGINES[name], artifacts[suffix])
+        with pytest.raises(UsageError, match=message):
+            select([artifacts[suffix]], device="gpu", workers=DeskNextDoor)
+        (chosen,) = select([artifacts[suffix]], workers=DeskNextDoor)
+        assert chosen.kind.device == "cpu"
+
+
+def test_an_accelerator_that_leaves_even_one_operation_to_the_cpu_is_none(
+    card: Card, artifacts: Mapping[str, Path]
+) -> None:
+    card.strays = 3
+    with pytest.raises(UsageError, match="it leaves a net of one operation to another device: the model"):
+        select([artifacts[".tflite"]], device="gpu", workers=DeskNextDoor)
 
 
 @pytest.mark.parametrize(
@@ -377,14 +391,15 @@ def test_a_whole_run_on_a_card_is_valid_and_names_where_it_ran(card: Card, artif
 
 
 def test_a_run_that_fell_back_is_invalid_unless_that_is_allowed(card: Card, artifacts: Mapping[str, Path]) -> None:
+    chosen = select([artifacts[".onnx"], artifacts[".savedmodel"]], device="gpu", workers=DeskNextDoor)
     card.strays = 1
-    report = run([artifacts[".onnx"], artifacts[".savedmodel"]])
+    report = measure(chosen, QUICK, workers=DeskNextDoor)
     assert report.exit_status == 1
     for result in report.results:
         assert not result.is_valid
         assert "did not run on the GPU: Softmax 'softmax' in CPU" in result.faults[0]
     assert {each.judgement.verdict.value for each in report.comparisons} == {"INVALID"}
-    allowed = run([artifacts[".onnx"]], replace(QUICK, allow_fallback=True))
+    allowed = measure(chosen, replace(QUICK, allow_fallback=True), workers=DeskNextDoor)
     assert allowed.exit_status == 0
     assert "did not run on the GPU" in allowed.results[0].notes[0]
 

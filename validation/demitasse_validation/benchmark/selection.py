@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from demitasse.errors import UsageError
+from demitasse_validation.benchmark import devices
 from demitasse_validation.benchmark.engines import EngineKind, Settings, engines_for
 from demitasse_validation.benchmark.lane import Process, Worker, why_absent
 
@@ -77,7 +78,12 @@ class _Search:
 
     def find(self, path: Path, device: str) -> list[Contender]:
         reasons: list[str] = []
-        for where in ("gpu", "cpu") if device == "auto" else (device,):
+        if device == "auto":
+            # Without any driver there is no need to ask each engine.
+            places = ("cpu",) if devices.nvidia_absent() and devices.vulkan_absent() else ("gpu", "cpu")
+        else:
+            places = (device,)
+        for where in places:
             kinds = engines_for(path, where, self.names)
             usable = [kind for kind in kinds if self._reason(kind) is None]
             if usable:

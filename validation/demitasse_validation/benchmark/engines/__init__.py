@@ -1,8 +1,9 @@
 """The runtimes that are timed, each in a tight loop of its own: a table of them, and what all of them can do.
 
-An engine loads one model. `run` does what a caller waits for: numbers in from the host's memory, results back in it.
-`compute` does only the work between: its inputs and outputs stay bound where the device keeps them, and it returns when
-the device is done.
+A class of engines opens a model with `(path, settings, **options)`; its `absent(**options)` says why it can't on this
+machine, by what was looked for and not found, or None. An engine's `run` does what a caller waits for: numbers in from
+the host's memory, results back in it. `compute` does only the work between: its inputs and outputs stay bound where the
+device keeps them, and it returns when the device is done.
 """
 
 from __future__ import annotations
@@ -50,13 +51,6 @@ class Engine(Protocol):
 
     runtime: str
     batch: int | None
-
-    def __init__(self, path: Path, settings: Settings, **options: Any) -> None: ...
-
-    @classmethod
-    def absent(cls, **options: Any) -> str | None:
-        """Say why the engine can't run on this machine, by what was looked for and not found; None if it can."""
-        ...
 
     def prepare(self, batch: int, seed: int) -> None:
         """Make inputs for a batch, and give them and the outputs their places.

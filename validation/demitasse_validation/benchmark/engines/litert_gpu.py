@@ -14,6 +14,7 @@ from demitasse_validation.benchmark import devices
 from demitasse_validation.benchmark.engines import Settings
 from demitasse_validation.benchmark.feeds import batch_axes, batched, document_at, fixed_batch, noise
 from demitasse_validation.benchmark.placement import Node, Placement, place
+from demitasse_validation.benchmark.trial import try_out
 from demitasse_validation.runtimes import TensorSpec
 
 __all__ = ["LiteRtGpuEngine"]
@@ -72,7 +73,7 @@ class LiteRtGpuEngine:
         folder = Path(found.origin or "").parent if found else Path()
         if not any(path.stem in ACCELERATORS for path in folder.glob("libLiteRt*")):
             return f"ai-edge-litert brings no GPU accelerator for this platform (looked for {', '.join(ACCELERATORS)})"
-        return devices.vulkan_absent()
+        return devices.vulkan_absent() or try_out(cls, ".tflite", Settings(threads=1))
 
     def prepare(self, batch: int, seed: int) -> None:
         shapes = batched(str(self.path), self._axes, self.inputs, batch)

@@ -15,6 +15,7 @@ from demitasse_validation.benchmark import devices
 from demitasse_validation.benchmark.engines import Settings
 from demitasse_validation.benchmark.feeds import batch_axes, batched, document_at, fixed_batch, noise
 from demitasse_validation.benchmark.placement import Node, Placement, place
+from demitasse_validation.benchmark.trial import try_out
 from demitasse_validation.runtimes import TensorSpec
 from demitasse_validation.runtimes.onnx import DTYPES, ERRORS
 
@@ -78,7 +79,7 @@ class OnnxEngine:
             )
         if provider == TENSORRT and not devices.has_library(TENSORRT_LIBRARY):
             return f"{TENSORRT_LIBRARY} (TensorRT) can't be loaded"
-        return devices.nvidia_absent()
+        return devices.nvidia_absent() or try_out(cls, ".onnx", Settings(threads=1), provider=provider)
 
     def prepare(self, batch: int, seed: int) -> None:
         shapes = batched(str(self.path), self._axes, self.inputs, batch)
