@@ -22,6 +22,7 @@ from demitasse_validation.benchmark.engines.litert import delegated
 from demitasse_validation.benchmark.feeds import batch_axes, batched, fixed_batch, noise
 from demitasse_validation.benchmark.lane import EngineLane, Process, RuntimeDied, answered
 from demitasse_validation.benchmark.machine import differences, fingerprint
+from demitasse_validation.benchmark.selection import labels
 from demitasse_validation.benchmark.worker import Desk
 from demitasse_validation.runtimes import TensorSpec
 from fake_cards import CPU, CUDA, Card
@@ -227,6 +228,18 @@ def test_files_that_are_missing_or_unknown_are_refused(tmp_path: Path) -> None:
     (tmp_path / "net.h5").touch()
     with pytest.raises(UsageError, match=r"nothing here runs files ending in '.h5'; known are .onnx, "):
         select([tmp_path / "net.h5"], device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (["/a/x.onnx", "/a/y.onnx"], ["x.onnx", "y.onnx"]),
+        (["/a/net.onnx", "/b/net.onnx", "/b/net.tflite"], ["a/net.onnx", "b/net.onnx", "net.tflite"]),
+        (["/a/net.onnx", "/a/net.onnx"], ["net.onnx", "net.onnx (2)"]),
+    ],
+)
+def test_models_of_one_name_are_told_apart(paths: list[str], expected: list[str]) -> None:
+    assert labels(list(map(Path, paths))) == expected
 
 
 def test_the_driver_is_asked_for_cards_and_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

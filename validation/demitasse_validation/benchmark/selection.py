@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from demitasse.errors import UsageError
@@ -11,7 +11,7 @@ from demitasse_validation.benchmark import devices
 from demitasse_validation.benchmark.engines import EngineKind, Settings, engines_for
 from demitasse_validation.benchmark.lane import Process, Worker, why_absent
 
-__all__ = ["DEVICES", "Contender", "Workers", "select"]
+__all__ = ["DEVICES", "Contender", "Workers", "labels", "select"]
 
 DEVICES = ("auto", "cpu", "gpu")
 
@@ -20,15 +20,25 @@ Workers = Callable[[Settings], Worker]
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A model and the engine that it is timed in; `weights` is the second file of a source that has two."""
+    """A model and the engine that it is timed in.
+
+    Attributes:
+        weights: the second file of a source that has two.
+        label: what the model is called in a report; the file's name unless several share it.
+    """
 
     path: Path
     kind: EngineKind
     weights: Path | None = None
+    label: str = ""
+
+    @property
+    def artifact(self) -> str:
+        return self.label or self.path.name
 
     @property
     def name(self) -> str:
-        return f"{self.path.name} in {self.kind.name}"
+        return f"{self.artifact} in {self.kind.name}"
 
 
 def select(
@@ -58,13 +68,31 @@ def select(
     if missing := [path for path in given if not path.exists()]:
         raise UsageError("\n  ".join(["there is no such file:", *map(str, missing)]))
     search = _Search(tuple(engines), workers)
-    chosen = [contender for path in artifacts for contender in search.find(path, device)]
+    chosen = [
+        replace(contender, label=label)
+        for path, label in zip(artifacts, labels(artifacts), strict=True)
+        for contender in search.find(path, device)
+    ]
     if source is not None:
         chosen += [Contender(source, each.kind, weights) for each in search.find(source, "cpu")]
     if search.faults:
         where = "on a graphics card" if device == "gpu" else "here"
         raise UsageError("\n  ".join([f"can't run {where}:", *search.faults]))
     return chosen
+
+
+def labels(paths: Sequence[Path]) -> list[str]:
+    """Call each file by its name, with as many of its folders as tell it from others, and count one given twice."""
+    found: list[str] = []
+    for path in paths:
+        others = {other.absolute() for other in paths} - {path.absolute()}
+        parts = path.absolute().parts
+        length = 1
+        while any(other.parts[-length:] == parts[-length:] for other in others):
+            length += 1
+        found.append("/".join(parts[-length:]))
+    counted = [found[: place + 1].count(label) for place, label in enumerate(found)]
+    return [label if count == 1 else f"{label} ({count})" for label, count in zip(found, counted, strict=True)]
 
 
 class _Search:

@@ -148,7 +148,7 @@ class _Turn:
         lane = EngineLane(contender.kind, contender.path, settings, worker)
         loaded = lane.load()
         if loaded.batch not in (None, self.batch):
-            name, fixed = contender.path.name, loaded.batch
+            name, fixed = contender.artifact, loaded.batch
             self.notes.append(f"{name} takes a batch of {fixed} only, and is left out at {self.batch}")
             return None
         try:
@@ -169,7 +169,7 @@ class _Turn:
         return lane
 
     def _fail(self, contender: Contender, reason: str) -> None:
-        self.failures.append(Failure(contender.path.name, contender.kind.name, self.batch, reason))
+        self.failures.append(Failure(contender.artifact, contender.kind.name, self.batch, reason))
 
     def _sum_up(self, started: Sequence[_Started]) -> None:
         """Make results of those that came through, and compare them with the first."""
@@ -200,7 +200,7 @@ class _Turn:
         if not started.track.settled:
             notes.append(f"still got faster after {plan.seconds:g} s of warming up; measure longer (--seconds)")
         return Result(
-            artifact=path.name,
+            artifact=started.contender.artifact,
             engine=kind.name,
             runtime=started.loaded.runtime,
             device=kind.device,
