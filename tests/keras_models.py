@@ -334,7 +334,48 @@ def wrapped_net(keras: Any) -> Any:
     return keras.Sequential([keras.Input((3, 6, 6, 2), name="film"), L.TimeDistributed(inner), L.GRU(3)])
 
 
+def several_ends(keras: Any) -> Any:
+    """A nested net of two inputs and two outputs, in another order, and a layer that it shares with the outer net."""
+    L = keras.layers
+    shared = L.Dense(4, name="shared")
+    one, two = keras.Input((4,), name="one"), keras.Input((6,), name="two")
+    left, right = shared(one), L.Dense(4, activation="tanh", name="own")(two)
+    inner = keras.Model(
+        [one, two], [L.Subtract(name="less")([left, right]), L.Add(name="more")([left, right])], name="both"
+    )
+    first, second = keras.Input((6,), name="first"), keras.Input((4,), name="second")
+    less, more = inner([second, first])
+    again = inner([shared(less), first])[1]
+    return keras.Model([first, second], [L.Concatenate(name="all")([more, less, again]), more], name="ends")
+
+
+def named_ends(keras: Any) -> Any:
+    """A net that takes and gives dictionaries."""
+    L = keras.layers
+    ends = {"width": keras.Input((3,), name="width"), "height": keras.Input((5,), name="height")}
+    x = L.Concatenate(name="both")([L.Dense(2, name="w")(ends["width"]), L.Dense(2, name="h")(ends["height"])])
+    return keras.Model(ends, {"sum": L.Dense(1, name="sum")(x), "area": L.Dense(2, name="area")(x)})
+
+
+def deep(keras: Any) -> Any:
+    """Nets within nets within nets."""
+    net = keras.Sequential(
+        [keras.Input((6, 6, 2)), keras.layers.Conv2D(2, 3, padding="same"), _norm(keras)], name="one"
+    )
+    for name in ("two", "three"):
+        image = keras.Input((6, 6, 2), name=f"{name}_image")
+        net = keras.Model(image, _norm(keras)(net(net(image))), name=name)
+    return net
+
+
+def _norm(keras: Any) -> Any:
+    return keras.layers.BatchNormalization()
+
+
 NETS: dict[str, Builder] = {
+    "several_ends": several_ends,
+    "named_ends": named_ends,
+    "deep": deep,
     "nested": nested,
     "frozen_base": frozen_base,
     "states": states,

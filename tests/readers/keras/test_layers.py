@@ -16,7 +16,10 @@ Array = np.ndarray[Any, Any]
 
 
 def outputs_of(model: Any, inputs: list[Array]) -> list[Array]:
-    outputs = model(inputs if len(inputs) > 1 else inputs[0])
+    named = dict(zip(sorted(model.input), inputs, strict=True)) if isinstance(model.input, dict) else None
+    outputs = model(named or (inputs if len(inputs) > 1 else inputs[0]))
+    if isinstance(outputs, dict):
+        outputs = [outputs[name] for name in sorted(outputs)]  # the order of model.outputs
     return [np.asarray(each) for each in (outputs if isinstance(outputs, list | tuple) else [outputs])]
 
 

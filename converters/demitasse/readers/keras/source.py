@@ -77,13 +77,13 @@ def combine(first: Content, second: Content | None, backend: str | None) -> Sour
     # A full .h5 file without a version is Keras 1's, which wrote none at first (hdf5_format.py takes it so too).
     version = first.version or ("1" if first.weights is not None and "keras_version" not in first.config else None)
     generation = generation_of(first.config, version, held.backend or first.backend, backend)
-    store = _store(held.weights, str(held.path), generation) if held.weights is not None else None
+    store = _store(held.weights, str(held.path)) if held.weights is not None else None
     return Source(first.path, first.config, generation, store)
 
 
-def _store(group: H5Group, where: str, generation: Generation) -> WeightStore:
+def _store(group: H5Group, where: str) -> WeightStore:
     if group.find_group("layers") or group.find_group("_layer_checkpoint_dependencies"):
-        return NumberedWeights(group, where, generation)
+        return NumberedWeights(group, where)
     return NamedWeights(group, where)
 
 

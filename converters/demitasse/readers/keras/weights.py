@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from demitasse.errors import InvalidGraph, MalformedModel
 from demitasse.ir.ops import Shape
 from demitasse.ir.weights import Array
-from demitasse.readers.keras.config import Generation, Layer, Model
+from demitasse.readers.keras.config import Layer, Model
 from demitasse.readers.keras.h5 import H5Group, StoredArray
 
 __all__ = ["Form", "NamedWeights", "NumberedWeights", "Slot", "WeightStore", "member_names", "python_class"]
@@ -269,12 +269,11 @@ class NumberedWeights:
         where: the file's name for messages.
     """
 
-    def __init__(self, group: H5Group, where: str, generation: Generation) -> None:
+    def __init__(self, group: H5Group, where: str) -> None:
         self.where = where
         self._root = group
         # tf.keras 2.12 and 2.13 call the list of layers so.
         self._container = "layers" if group.find_group("layers") else "_layer_checkpoint_dependencies"
-        self._is_keras3 = generation.major >= 3
 
     def fill(self, model: Model, slots: Sequence[Slot]) -> list[str]:
         paths = dict(self._paths(model, (), ""))
@@ -284,9 +283,14 @@ class NumberedWeights:
             for slot in group:
                 parts.setdefault(slot.part, []).append(slot)
             for part, members in parts.items():
-                path = "/".join([paths.get(route, "?"), *part])
-                faults += self._fill_part(path, members)
+                faults += self._fill_part(["/".join([path, *part]) for path in _places(paths, route)], members)
         return faults
+
+    def _variables(self, path: str) -> H5Group | None:
+        """Return the group of a layer's arrays; before Keras 3, parts were written with their leading underscores."""
+        before, _, last = path.rpartition("/")
+        names = (f"{path}/vars", f"{before}/_{last}/vars")
+        return next((found for name in names if (found := self._root.find_group(name)) is not None), None)
 
     def _paths(self, model: Model, route: tuple[str, ...], path: str) -> Iterator[tuple[tuple[str, ...], str]]:
         """Yield the route of every layer of a net with the path of its group."""
@@ -297,10 +301,10 @@ class NumberedWeights:
             if layer.model is not None:
                 yield from self._paths(layer.model, (*route, layer.name), inner)
 
-    def _fill_part(self, path: str, slots: Sequence[Slot]) -> list[str]:
-        # Before Keras 3, the attributes of parts were written with their leading underscores.
-        names = (path, "/".join([*path.split("/")[:-1], f"_{path.rpartition('/')[2]}"]))
-        group = next((found for name in names if (found := self._root.find_group(f"{name}/vars"))), None)
+    def _fill_part(self, paths: Sequence[str], slots: Sequence[Slot]) -> list[str]:
+        """Fill the slots of a layer, or a part of one, from the first of some paths that the file has."""
+        group = next((found for path in paths if (found := self._variables(path)) is not None), None)
+        path = paths[0]
         if group is None:
             return [f"{slots[0].name}: the file has no group {path!r}"]
         stored = sorted((name for name in group.names if name.isdecimal()), key=int)
@@ -312,3 +316,12 @@ class NumberedWeights:
             held = ", ".join(str(array.shape) for array in arrays)
             return [f"{path}: the net needs {len(slots)} weights ({needed}), the file holds {len(arrays)} ({held})"]
         return [fault for array, slot in zip(arrays, slots, strict=True) if (fault := slot.fill(array))]
+
+
+def _places(paths: Mapping[tuple[str, ...], str], route: tuple[str, ...]) -> list[str]:
+    """Return where a layer's weights may stand: in its own place, or where another net has the same layer.
+
+    A layer that nets share is stored once, in the first of them.
+    """
+    others = [path for other, path in paths.items() if other[-1] == route[-1] and other != route]
+    return [paths.get(route, "?"), *others]
