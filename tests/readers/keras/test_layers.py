@@ -16,7 +16,8 @@ Array = np.ndarray[Any, Any]
 
 
 def outputs_of(model: Any, inputs: list[Array]) -> list[Array]:
-    named = dict(zip(sorted(model.input), inputs, strict=True)) if isinstance(model.input, dict) else None
+    asked = getattr(model, "input", None)
+    named = dict(zip(sorted(asked), inputs, strict=True)) if isinstance(asked, dict) else None
     outputs = model(named or (inputs if len(inputs) > 1 else inputs[0]))
     if isinstance(outputs, dict):
         outputs = [outputs[name] for name in sorted(outputs)]  # the order of model.outputs
