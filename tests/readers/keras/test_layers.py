@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from demitasse.errors import Unsupported
 from demitasse.ir.evaluate import evaluate
 from demitasse.readers.keras import read
 from keras_models import MODELS, OLDER, inputs_for, randomized
@@ -61,3 +62,32 @@ def test_weights_in_a_file_of_their_own_find_their_layers(name: str, tmp_path: P
     model.save(whole)
     assert_same(evaluated(architecture, inputs, weights), expected)
     assert_same(evaluated(architecture, inputs, whole), expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*HDF5 file:UserWarning", "ignore:.*saving your model")
+@pytest.mark.parametrize("policy", ["float16", "mixed_float16", "mixed_bfloat16", "bfloat16"])
+def test_models_of_lower_precision_are_read_as_float32(policy: str, tmp_path: Path) -> None:
+    keras.backend.clear_session()
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = randomized(MODELS["nested"](keras))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    inputs = inputs_for(model)
+    expected = [each.astype(np.float32) for each in outputs_of(model, inputs)]
+    files = ["net.keras"] if policy == "bfloat16" else ["net.keras", "net.h5"]  # which numpy's HDF5 types lack
+    for file in files:
+        model.save(tmp_path / file)
+        graph = read(tmp_path / file)
+        assert any("float32" in note for note in graph.notes)
+        for got, want in zip(evaluated(tmp_path / file, inputs), expected, strict=True):
+            np.testing.assert_allclose(got, want, rtol=0, atol=0.05 * np.abs(want).max())
+
+
+@pytest.mark.filterwarnings("ignore:Layer InputLayer does not have a `quantize` method")
+def test_quantized_models_are_refused(tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(8, name="fc")])
+    model.quantize("int8")
+    model.save(tmp_path / "net.keras")
+    with pytest.raises(Unsupported, match=r"'fc' \(Dense\): its weights are quantized \(int8_from_float32\)"):
+        read(tmp_path / "net.keras")

@@ -13,6 +13,7 @@ from demitasse.readers.keras.builder import Assembly, LayerBuilder, LayerFunctio
 from demitasse.readers.keras.config import Call, Generation, Layer, Model, Tensor
 from demitasse.readers.keras.expression import Expression
 from demitasse.readers.keras.masks import pass_on
+from demitasse.readers.keras.precision import policy_name, precision_notes, quantized_layers
 from demitasse.readers.keras.weights import WeightStore, member_names, python_class
 from demitasse.readers.reading import Reading, drop_dead_nodes, holds_for_other_batches, unknown_output
 
@@ -56,7 +57,11 @@ def assemble(
     ends = model.outputs if outputs is None else [_end(model, name) for name in outputs]
     needed = _needed(model, ends)
     _refuse_unknown_kinds(model, needed, file, readers)
+    quantized = quantized_layers(model, file)
+    if quantized:
+        raise Unsupported("can't read quantized weights", quantized)
     graph = Graph(model.name, layout=Layout.CHANNELS_LAST)
+    graph.notes += precision_notes(model, file)
     builder = _Builder(graph, file, generation, readers, expressions)
     inputs = _add_inputs(graph, model, needed, input_shapes, file)
     found = builder.run_net(model, inputs, Place("", "", (), ()), needed)
@@ -183,9 +188,8 @@ def _example(name: str, stated: object) -> str:
 
 
 def _input_type(graph: Graph, layer: Layer, origin: Origin) -> DType:
-    stated = layer.config.get("dtype") or "float32"
-    name = stated if isinstance(stated, str) else str(stated.get("config", {}).get("name", "float32"))
-    name = {"mixed_float16": "float32", "mixed_bfloat16": "float32"}.get(name, name)
+    stated = policy_name(layer.config) or "float32"
+    name = "float32" if stated.startswith("mixed_") else stated
     if name not in _TYPES:
         raise Unsupported("can't read this net", [Offence(origin.where, f"an input of the element type {name!r}")])
     dtype = _TYPES[name]
