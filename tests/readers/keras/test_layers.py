@@ -89,5 +89,5 @@ def test_quantized_models_are_refused(tmp_path: Path) -> None:
     model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(8, name="fc")])
     model.quantize("int8")
     model.save(tmp_path / "net.keras")
-    with pytest.raises(Unsupported, match=r"'fc' \(Dense\): its weights are quantized \(int8_from_float32\)"):
+    with pytest.raises(Unsupported, match=r"'fc' \(Dense\): its weights are quantized \(int8\)"):
         read(tmp_path / "net.keras")

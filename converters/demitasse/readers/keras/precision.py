@@ -18,7 +18,8 @@ def policy_name(config: Mapping[str, Any]) -> str:
     stated = config.get("dtype")
     if isinstance(stated, Mapping):
         inner = stated.get("config")
-        return str(inner.get("name", "")) if isinstance(inner, Mapping) else ""
+        # A quantized one states how, and not its name: `{"mode": "int8", "source_name": "float32"}`.
+        return str(inner.get("name") or inner.get("mode") or "") if isinstance(inner, Mapping) else ""
     return str(stated or "")
 
 
