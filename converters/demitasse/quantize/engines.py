@@ -44,7 +44,7 @@ def open_engine(graph: Graph, kind: EngineKind, folder: Path) -> Engine:
         path = folder / "all.tflite"
         with path.open("wb") as file:
             assemble_tflite(graph, integer=True).write(file, keep_all=True)
-        return LiteRtEngine(path, copy=False)
+        return LiteRtEngine(path)
     path = folder / "all.onnx"
     draft = assemble_onnx(graph, None)
     write_model(path, parts(draft, None), draft.initializers, graph.weights)
@@ -71,10 +71,9 @@ def open_artifact(path: Path) -> Engine:
 class LiteRtEngine:
     """Runs a model in LiteRT with XNNPACK."""
 
-    def __init__(self, path: Path, *, copy: bool = True) -> None:
+    def __init__(self, path: Path) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
-        self._copy = copy
         self._interpreter = Interpreter(str(path), num_threads=cores())
         self._interpreter.allocate_tensors()
         self._inputs = {detail["name"]: detail["index"] for detail in self._interpreter.get_input_details()}
@@ -89,7 +88,8 @@ class LiteRtEngine:
         for name, array in feeds.items():
             self._interpreter.set_tensor(self._inputs[name], array)
         self._interpreter.invoke()
-        return {name: view().copy() if self._copy else view() for name, view in self._views.items()}
+        # Copies: LiteRT refuses to run again while anybody, another thread too, still holds a view of a tensor.
+        return {name: view().copy() for name, view in self._views.items()}
 
 
 class OnnxEngine:
