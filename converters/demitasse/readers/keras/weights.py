@@ -152,7 +152,7 @@ class NamedWeights:
             )
         self.where = where
         self._group = group
-        self._names = names
+        self._names = dict.fromkeys(names)
 
     def fill(self, model: Model, slots: Sequence[Slot]) -> list[str]:  # noqa: ARG002
         pending: dict[str, list[Slot]] = {}
