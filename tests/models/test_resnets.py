@@ -86,6 +86,12 @@ def test_it_recovers_the_statistics_that_caffe_recorded(tmp_path: Path) -> None:
     assert 0.3 <= variance.min() < variance.max() <= 1.5
 
 
+def keras_resnet() -> Any:
+    """A ResNet of keras.applications with seeded weights, and statistics as of a training."""
+    keras.utils.set_random_seed(3)
+    return with_statistics(keras.applications.ResNet50(weights=None))
+
+
 def with_statistics(model: Any) -> Any:
     random = np.random.default_rng(3)
     for layer in model.layers:
@@ -97,7 +103,7 @@ def with_statistics(model: Any) -> Any:
 
 
 def test_it_computes_what_keras_applications_compute() -> None:
-    theirs = with_statistics(keras.applications.ResNet50(weights=None))
+    theirs = keras_resnet()
     model = resnet(50, weights_of(theirs))
     images = noise(1, 224, 224, 3)
     assert distance(model(images), np.asarray(theirs(images))) < 1e-5
@@ -106,7 +112,7 @@ def test_it_computes_what_keras_applications_compute() -> None:
 
 
 def test_it_takes_what_the_reader_makes_of_a_keras_file(tmp_path: Path) -> None:
-    theirs = with_statistics(keras.applications.ResNet50(weights=None))
+    theirs = keras_resnet()
     theirs.save(tmp_path / "theirs.keras")
     model = resnet(50, demitasse.read(tmp_path / "theirs.keras").weights)
     assert distance(model(noise(1, 224, 224, 3)), np.asarray(theirs(noise(1, 224, 224, 3)))) < 1e-5
