@@ -42,13 +42,13 @@ def _in_value(value: object, where: str, layer: str, *, of_training: bool) -> It
     if isinstance(value, list):
         for entry in value:
             yield from _in_value(entry, where, layer, of_training=of_training)
-    elif isinstance(value, Mapping):
+    elif isinstance(value, dict):
         yield from _in_object(value, where, layer, of_training=of_training)
 
 
 def _in_object(value: Mapping[str, Any], where: str, layer: str, *, of_training: bool) -> Iterator[Finding]:
     kind, config = value.get("class_name"), value.get("config")
-    inner = config if isinstance(config, Mapping) else {}
+    inner = config if isinstance(config, dict) else {}
     if isinstance(kind, str):
         layer = str(inner.get("name") or value.get("name") or layer)
         bare = kind.rpartition(">")[2]
