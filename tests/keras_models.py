@@ -219,6 +219,9 @@ def _attention(**call: Any) -> Builder:
 
 
 ATTENTION: dict[str, Builder] = {
+    "einsum_dense": _sequence(lambda L: L.EinsumDense("abc,cde->abde", (None, 2, 3), bias_axes="de")),
+    "einsum_dense_summed": _image(lambda L: L.EinsumDense("abcd,cde->abe", (None, 4), activation="relu")),
+    "einsum_dense_bias": _sequence(lambda L: L.EinsumDense("...x,xyz->...yz", (2, 3), bias_axes="y")),
     "multi_head": _attention(),
     "multi_head_causal": _attention(use_causal_mask=True),
     "multi_head_scores": _attention(return_attention_scores=True),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import re
+
 from demitasse.ir.ops import (
     Cast,
     Compare,
@@ -26,6 +29,40 @@ def dense(layer: LayerBuilder) -> str:
     kernel = layer.weight("kernel", (inside, units), axes=(1, 0))
     bias = (layer.weight("bias", (units,)),) if layer.params.flag("use_bias", True) else ()
     return activate(layer, layer.apply(Dense(), x, kernel, *bias))
+
+
+@reads("EinsumDense")
+def einsum_dense(layer: LayerBuilder) -> str:
+    """Multiply the last axes by a tensor, as an equation such as `abc,cde->abde` says."""
+    params = layer.params
+    equation = params.text("equation").replace(" ", "")
+    match = re.fullmatch(r"(\.\.\.|\w)(\w*),(\w+)->(\.\.\.|\w)(\w*)", equation)
+    x = layer.real(layer.x)
+    shape = layer.shape(x)
+    if match is None:
+        raise layer.unsupported(f"the equation {equation!r}")
+    first, inside, weight, head, outside = match.groups()
+    summed = "".join(label for label in inside if label in weight)
+    kept, free = inside[: len(inside) - len(summed)], weight[len(summed) :]
+    fits = (first, inside, weight, outside) == (head, kept + summed, summed + free, kept + free)
+    if not fits or len(set(kept + summed + free)) != len(kept + summed + free) or not summed:
+        raise layer.unsupported(f"the equation {equation!r}, which does not multiply the last axes alone")
+    count = len(summed)
+    sizes = params.get("output_shape")
+    widths = tuple(sizes if isinstance(sizes, list) else [sizes])[-len(free) :]
+    if len(shape) <= count or not all(isinstance(width, int) for width in widths) or len(widths) != len(free):
+        raise layer.malformed(f"its output shape {sizes} doesn't fit the equation {equation!r}")
+    wide, columns = math.prod(shape[-count:]), math.prod(widths)
+    axes = (*range(count, len(weight)), *range(count))
+    kernel = layer.weight("kernel", (*shape[-count:], *widths), axes=axes, view=(columns, wide))
+    y = layer.apply(Dense(), layer.reshape(x, -1, *shape[1:-count], wide), kernel)
+    y = layer.reshape(y, -1, *shape[1:-count], *widths)
+    biased = params.get("bias_axes") or ""
+    if biased:
+        start = min(outside.index(label) for label in biased) - len(outside)
+        dims = [layer.shape(y)[place] if outside[place] in biased else 1 for place in range(start, 0)]
+        y = layer.add(y, layer.weight("bias", tuple(dims)))
+    return activate(layer, y)
 
 
 @reads("Highway")
