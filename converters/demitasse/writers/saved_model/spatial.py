@@ -261,10 +261,12 @@ def _max_pool(site: Site, op: MaxPool) -> Any:
     if op.with_indices:
         return _max_pool_with_indices(site, op)
     pads = _reached(site, op.kernel, op.stride, op.pads)
-    if site.spatial_rank == 3:
-        pool = [*_padded(pads, -math.inf), call("MaxPool3D", "input", **_windows(op), **UNPADDED)]
+    operator = "MaxPool3D" if site.spatial_rank == 3 else "MaxPool"
+    # Explicit paddings would do for a MaxPool in TensorFlow itself, but neither XLA nor TFLiteConverter takes them.
+    if any(map(any, pads)) and _is_same(site, op.stride, pads):
+        pool = [call(operator, "input", **_windows(op), padding="SAME")]
     else:
-        pool = [call("MaxPool", "input", **_windows(op), **_padding(pads))]
+        pool = [*_padded(pads, -math.inf), call(operator, "input", **_windows(op), **UNPADDED)]
     return site.chain(site.operands[0], [*_as_row(site), *pool, *activated(op.activation), *_as_line(site)])
 
 
