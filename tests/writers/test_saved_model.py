@@ -244,6 +244,26 @@ np.savez(sys.argv[3], **{name: result.numpy() for name, result in results.items(
             np.testing.assert_allclose(results[name], reference, rtol=0, atol=tolerance, err_msg=name)
 
 
+@pytest.mark.parametrize(
+    "pads", [(Padding(1, 1), Padding(0, 1)), (Padding(0, 2), Padding(1, 0))], ids=["same", "uneven"]
+)
+def test_padded_layers_compile_with_xla(pads: tuple[Padding, Padding], tmp_path: Path) -> None:
+    sketch = Sketch("padded", LAST)
+    weights = [sketch.weight("conv/kernel", 4, 3, 3, 3), sketch.weight("conv/bias", 4)]
+    conv = sketch.add(
+        Conv((1, 1), (1, 1), (Padding(1, 1),) * 2, layout=LAST), [sketch.image(3, 7, 6), *weights], "conv"
+    )
+    for kind, name in ((MaxPool, "max"), (AveragePool, "mean")):
+        sketch.add(kind((3, 3), (2, 2), pads, layout=LAST), [conv], name)
+    one = sketch.done("max", "mean")
+    tensorflow = import_tensorflow("A test")
+    loaded = load(save(one.graph, tmp_path / "net.savedmodel"))
+    compiled = tensorflow.function(loaded.signatures["serving_default"], jit_compile=True)
+    results = compiled(**{name: tensorflow.constant(array) for name, array in one.inputs.items()})
+    for name, expected in evaluate(one.graph, one.inputs, keep=one.graph.outputs).items():
+        np.testing.assert_allclose(results[name], expected, rtol=0, atol=PEAK * np.abs(expected).max())
+
+
 def test_every_operation_has_an_emitter_or_a_reason() -> None:
     assert set(EMITTERS) | set(LIMITS) == set(OPS)
     assert not set(EMITTERS) & set(LIMITS)
