@@ -294,9 +294,11 @@ def test_warming_up_that_does_not_end_says_so() -> None:
     assert not warm_up(watch.call, 5, watch).settled
 
 
-def test_a_block_leaves_out_the_first_call_after_another_model() -> None:
-    watch = Stopwatch([0.03, 0.01])
+def test_a_block_leaves_out_the_first_calls_after_another_model() -> None:
+    watch = Stopwatch([0.03, 0.02, 0.02, 0.01])
     assert block(watch.call, 1, watch) == pytest.approx([0.01] * 100)
+    lengthy = Stopwatch([0.25, 0.125])
+    assert block(lengthy.call, 1, lengthy) == pytest.approx([0.125] * 8)
     slow = Stopwatch([3.0, 0.01])
     assert block(slow.call, 1, slow) == [3.0]  # too long to be thrown away
 

@@ -17,8 +17,9 @@ WINDOW_SECONDS, WINDOW_CALLS = 0.02, 3
 # Warm means that these many windows in a row were none of them this much faster than the best before them.
 STEADY_WINDOWS, FASTER_BY = 3, 0.02
 
-# A call before each block that isn't counted, as another process had the caches; slow ones heat them on the way.
-UNCOUNTED_SHARE = 0.2
+# Calls before each block that aren't counted: another process had the caches, and its threads still spin for a while in
+# the hope of more work, as OpenBLAS's and ONNX Runtime's do for some 40 ms. A slow call sits that out on the way.
+HEATING_SECONDS, UNCOUNTED_SHARE = 0.06, 0.5
 
 Clock = Callable[[], int]
 
@@ -59,11 +60,13 @@ def warm_up(call: Callable[[], object], limit: float, clock: Clock = time.perf_c
 def block(call: Callable[[], object], seconds: float, clock: Clock = time.perf_counter_ns) -> list[float]:
     """Return the seconds of each call, one call after the other, for at least the time that is asked for.
 
-    The first call isn't counted if it is short: another model ran before it, and had the caches.
+    The first calls aren't counted if they are short: another model ran before them, and had caches and processors.
     """
     samples = [timed(call, clock)]
-    if samples[0] < seconds * UNCOUNTED_SHARE:
+    if (heated := samples[0]) < seconds * UNCOUNTED_SHARE:
         samples.clear()
+        while heated < HEATING_SECONDS:
+            heated += timed(call, clock)
     spent = sum(samples)
     with _without_collection():
         while spent < seconds or not samples:

@@ -99,7 +99,6 @@ def interleave(tracks: Sequence[Track], plan: Plan, progress: Callable[[str, int
         order = (alive[turn:] + alive[:turn])[:: -1 if number % 2 else 1]
         for track in order:
             track.measure(RUN, seconds)
-        for track in order:
             # Slow calls take longer than their block; that must not take more than its share of the time.
             due = COMPUTE_SHARE * track.spent.get(RUN, 0.0)
             if COMPUTE in track.calls and track.spent.get(COMPUTE, 0.0) <= due:
