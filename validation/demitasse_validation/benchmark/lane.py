@@ -205,5 +205,5 @@ def _variables(settings: Settings) -> Mapping[str, str]:
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1"}
     precision = {} if settings.tf32 else {"NVIDIA_TF32_OVERRIDE": "0"}
     blas = {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    # OpenBLAS's threads go to sleep at once when they have nothing to do, not after 2^26 ticks of a turn that is another's.
+    # OpenBLAS's threads sleep as soon as they have nothing to do, not after 2^26 ticks of another's turn.
     return blas | {"OPENBLAS_THREAD_TIMEOUT": "4"} | quiet | precision
