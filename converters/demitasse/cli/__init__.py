@@ -13,10 +13,12 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 
 from demitasse import __version__
 from demitasse.cli import benchmark, convert, demo, inspect, layers, predict, validate
+from demitasse.cli.progress import quiet_natives
 from demitasse.errors import DemitasseError, InvalidGraph
 
 __all__ = ["main"]
@@ -46,9 +48,12 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one call of the command line and return its exit status."""
     arguments = build_parser().parse_args(argv)
+    if sys.stderr is None:  # started without one, and messages must not end up in the results on stdout
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - in use until the end
     signal.signal(signal.SIGTERM, _stop)
     try:
-        status: int = arguments.run(arguments)
+        with quiet_natives():
+            status: int = arguments.run(arguments)
         sys.stdout.flush()
     except DemitasseError as error:
         return _fail(arguments, str(error), error.exit_status)

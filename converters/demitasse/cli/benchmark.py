@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
         load(arguments.against)  # a bad file must not be found after minutes of timing
     source, weights = [*(arguments.source or ()), None, None][:2]
     chosen = select(
-        arguments.artifacts,
+        options.artifacts(arguments.artifacts),
         source=source,
         weights=weights,
         device=arguments.device,

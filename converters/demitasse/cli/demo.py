@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from demitasse.cli import options
-from demitasse.cli.progress import Progress, native_messages_in, show_progress
+from demitasse.cli.progress import Progress, show_progress
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -85,9 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     arguments.out.mkdir(parents=True, exist_ok=True)
-    log = arguments.out / "runtimes.log"
-    with native_messages_in(log) as terminal, show_progress(arguments.quiet, terminal) as progress:
-        show = _Show(Console(file=terminal if arguments.json else sys.stdout, quiet=arguments.quiet), progress)
+    with show_progress(arguments.quiet) as progress:
+        show = _Show(Console(file=sys.stderr if arguments.json else sys.stdout, quiet=arguments.quiet), progress)
         with show.step("Get pictures") as say:
             calibration, held_back = _pictures(arguments)
             say(f"{len(calibration)} to calibrate INT8, {len(held_back)} others to compare on")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ __all__ = [
     "add_preprocessing",
     "add_route",
     "add_source",
+    "artifacts",
     "batch",
     "input_shapes",
     "labels",
@@ -25,6 +27,35 @@ __all__ = [
     "reading",
     "source_options",
 ]
+
+
+MANIFEST = "demitasse.json"
+
+
+def artifacts(given: Sequence[Path]) -> list[Path]:
+    """Return artifacts; a folder that a conversion wrote stands for those in it, and its manifest for nothing.
+
+    Raises:
+        UsageError: nothing is left, or a manifest can't be read.
+    """
+    found: list[Path] = []
+    for path in given:
+        if (path / MANIFEST).is_file():
+            found += _listed(path)
+        elif path.name != MANIFEST:  # which `out/*` names too
+            found.append(path)
+    if not found:
+        raise UsageError(f"{', '.join(map(str, given))}: there are no artifacts")
+    return found
+
+
+def _listed(folder: Path) -> list[Path]:
+    """Return what a manifest lists; a file of weights alone computes nothing."""
+    try:
+        listed = json.loads((folder / MANIFEST).read_text("utf-8"))["artifacts"]
+        return [folder / Path(each["path"]).name for each in listed if each["target"] != "weights"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{folder / MANIFEST}: this is no manifest of a conversion") from error
 
 
 def add_source(parser: argparse.ArgumentParser) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TextIO
+from contextlib import contextmanager, nullcontext, redirect_stderr
 
-__all__ = ["Progress", "native_messages_in", "show_progress"]
+from demitasse.errors import DemitasseError
+
+__all__ = ["Progress", "quiet_natives", "show_progress"]
 
 # Anything quicker is done before a person has read the bar.
 PATIENCE = 1.0
@@ -19,34 +20,44 @@ Progress = Callable[[str, int, int], None]
 
 
 @contextmanager
-def native_messages_in(path: Path) -> Iterator[TextIO]:
-    """Send what runtimes write to stderr from native code into a file; give the real stderr for what is meant to show.
+def quiet_natives() -> Iterator[None]:
+    """Keep what runtimes write to stderr from native code off the terminal; `sys.stderr` still reaches it.
 
-    TensorFlow and LiteRT announce their delegates and missing GPU drivers there before any setting can stop them.
+    TensorFlow and LiteRT announce their delegates, and graphics drivers that aren't there, before any setting can stop
+    them. What goes wrong in them is raised as well; if that is a bug of ours, all that they said is shown.
     """
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with path.open("w", encoding="utf-8") as log, os.fdopen(kept, "w", encoding="utf-8") as terminal:
+    try:
+        terminal = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace", buffering=1)
+    except OSError:  # started without stderr
+        yield
+        return
+    with terminal, tempfile.TemporaryFile("w+", encoding="utf-8", errors="backslashreplace") as log:
         os.dup2(log.fileno(), 2)
         try:
-            yield terminal
+            with redirect_stderr(terminal) if sys.stderr is sys.__stderr__ else nullcontext():
+                yield
+        except DemitasseError:
+            raise
+        except Exception:
+            log.seek(0)
+            terminal.write(log.read())
+            raise
         finally:
-            sys.stderr.flush()
-            os.dup2(kept, 2)
+            terminal.flush()
+            os.dup2(terminal.fileno(), 2)
 
 
 @contextmanager
-def show_progress(quiet: bool, stream: TextIO | None = None) -> Iterator[Progress]:
+def show_progress(quiet: bool) -> Iterator[Progress]:
     """Give a function that shows a step's name and how much of it is done: a bar on a terminal, else nothing."""
-    stream = stream or sys.stderr
-    if quiet or not stream.isatty():
+    if quiet or not sys.stderr.isatty():
         yield _ignore
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    bar = Progress(*columns, console=Console(file=stream), transient=True)
+    bar = Progress(*columns, console=Console(file=sys.stderr), transient=True)
     task = bar.add_task("", total=None)
     start = time.monotonic()
 

@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     baseline = None if arguments.baseline is None else Baseline.load(arguments.baseline)
     with show_progress(arguments.quiet) as progress:
         report = compare(
-            arguments.artifacts,
+            options.artifacts(arguments.artifacts),
             *arguments.against,
             inputs=_inputs(arguments),
             preprocessing=options.preprocessing(arguments),
