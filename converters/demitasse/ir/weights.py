@@ -24,6 +24,9 @@ __all__ = ["Array", "WeightMap"]
 
 Array: TypeAlias = npt.NDArray[Any]
 
+# By numpy's types: it spells their names out anew each time that one is asked for, which takes as long as all the rest.
+_DTYPES = {np.dtype(dtype.value): dtype for dtype in DType}
+
 # A compressed archive of weights shrinks a few times; one that shrank more than this was made to fill the memory.
 MOST_GROWTH = 100
 
@@ -68,7 +71,7 @@ class WeightMap(Mapping[str, Array]):
         entry = self._entries[name]
         if isinstance(entry, _Deferred):
             return entry.type
-        return TensorType(tuple(entry.shape), DType(entry.dtype.name))
+        return TensorType(entry.shape, _DTYPES.get(entry.dtype) or DType(entry.dtype.name))
 
     @property
     def size(self) -> int:
