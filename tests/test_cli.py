@@ -109,6 +109,20 @@ def test_an_artifact_agrees_with_its_source(glob: str, work: Path, capsys: pytes
     assert json.loads((work / "report" / "report.json").read_text())["passed"] is True
 
 
+def test_figures_of_a_benchmark_stand_in_the_report(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net, times, report = str(work / "net.onnx"), str(work / "times.json"), work / "report"
+    assert main(["convert", *CONV, "-o", net, "-q"]) == 0
+    assert main(["benchmark", net, "--seconds", "0.1", "--save", times, "-q", "--json"]) == 0
+    capsys.readouterr()
+    call = ["validate", net, "--against", *CONV, "--random", "1", "--benchmark", times]
+    assert main(call) == 2
+    assert "--benchmark needs --report DIR" in capsys.readouterr().err
+    assert main([*call, "--report", str(report), "--json"]) == 0
+    text = (report / "report.html").read_text("utf-8")
+    assert 'id="speed"' in text
+    assert json.loads(Path(times).read_text("utf-8"))["results"][0]["runtime"] in text
+
+
 def test_an_artifact_of_another_net_fails_its_validation(work: Path) -> None:
     pytest.importorskip("cv2")
     other = [str(GOLDEN / "conv_basic" / "net.prototxt"), str(work / "other.caffemodel")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Iterator
@@ -451,12 +452,12 @@ def test_an_invalid_run_is_no_best_throughput() -> None:
 # --- forms -----------------------------------------------------------------------------------------------------
 
 
-def shown(one: Report) -> str:
+def shown(one: Report, width: int = 200) -> str:
     import io
 
     from rich.console import Console
 
-    console = Console(file=io.StringIO(), width=200, color_system=None)
+    console = Console(file=io.StringIO(), width=width, color_system=None)
     with console.capture() as captured:
         console.print(render(one))
     return captured.get()
@@ -480,6 +481,17 @@ def test_the_table_says_what_was_found_and_what_was_too_few() -> None:
     assert "20 of 64" in shown(report(few))
     assert "20 of 662" in shown(report(few))
     assert "INVALID" in shown(report(replace(result(), faults=("it fell back",))))
+
+
+def test_a_narrow_terminal_is_shown_fewer_columns_and_whole_words() -> None:
+    wide, narrow = shown(compared()), shown(compared(), 80)
+    head = narrow.splitlines()[2]
+    assert "p99" in wide
+    assert "compute only" in wide
+    assert "p99" not in head
+    assert "compute only" not in head
+    assert re.search(r"net\.tflite +1 +.* 0\.50 \(0\.49-0\.51\) +FASTER", narrow)
+    assert all(len(line) <= 80 for line in narrow.splitlines())
 
 
 def test_rows_for_a_validations_report_carry_the_verdict() -> None:

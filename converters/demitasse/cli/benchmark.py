@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from demitasse.cli import options
 from demitasse.cli.progress import show_progress
+from demitasse.cli.tables import show
 from demitasse.errors import UsageError
 
 if TYPE_CHECKING:
@@ -141,8 +142,6 @@ def _show(report: Report, *, as_json: bool) -> None:
         entries = {"scenarios": [asdict(scenario) for scenario in scenarios(report)]}
         print(json.dumps(report.to_dict() | entries, ensure_ascii=False, indent=1, allow_nan=False))
         return
-    from rich.console import Console
-
     from demitasse_validation.benchmark.terminal import render
 
-    Console().print(render(report))
+    show(render(report))

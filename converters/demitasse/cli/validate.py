@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from demitasse.cli import options
 from demitasse.cli.progress import show_progress
+from demitasse.cli.tables import show
 from demitasse.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--seed", type=int, default=0, metavar="S")
     parser.add_argument("--top", default="5", metavar="K", help="how many classes a ranking shows")
     parser.add_argument("--report", type=Path, metavar="DIR", help="write the report there")
+    parser.add_argument(
+        "--benchmark", type=Path, metavar="FILE", help="figures of `benchmark --save`, to stand beside accuracy there"
+    )
     parser.add_argument("--tolerances", type=Path, metavar="FILE", help="TOML: overrides a layer, each with a reason")
     parser.add_argument("--baseline", type=Path, metavar="FILE", help="figures of an accepted run: worse ones fail")
     parser.add_argument("--update-baseline", action="store_true", help="keep this run's figures, if its gates hold")
@@ -53,6 +57,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(arguments: argparse.Namespace) -> int:
     """Compare, show and write the report, and return its exit status."""
     from demitasse.preprocess import images_in
+    from demitasse_validation import benchmark
     from demitasse_validation.baseline import Baseline
     from demitasse_validation.comparison import compare
     from demitasse_validation.mapping import Places
@@ -63,6 +68,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("--against takes a source and, where it doesn't hold them, its weights")
     if arguments.update_baseline and arguments.baseline is None:
         raise UsageError("--update-baseline needs --baseline FILE")
+    if arguments.benchmark is not None and arguments.report is None:
+        raise UsageError("--benchmark needs --report DIR, where its figures are shown")
+    speeds = benchmark.load(arguments.benchmark).speeds() if arguments.benchmark else ()
     baseline = None if arguments.baseline is None else Baseline.load(arguments.baseline)
     with show_progress(arguments.quiet) as progress:
         report = compare(
@@ -84,7 +92,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.update_baseline and baseline is not None and report.passed:
         baseline.updated(report).save(arguments.baseline)
     if arguments.report is not None:
-        write_report(report, arguments.report, images=images_in(arguments.images) if arguments.images else ())
+        images = images_in(arguments.images) if arguments.images else ()
+        write_report(report, arguments.report, images=images, benchmark=speeds)
     show_report(report, as_json=arguments.json)
     return report.exit_status
 
@@ -105,8 +114,6 @@ def show_report(report: Report, *, as_json: bool) -> None:
     if as_json:
         print(report.to_json())
         return
-    from rich.console import Console
-
     from demitasse_validation.report.terminal import render
 
-    Console().print(render(report))
+    show(render(report))

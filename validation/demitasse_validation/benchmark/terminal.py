@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from demitasse_validation.benchmark.results import Comparison, Report, Result
@@ -11,7 +11,7 @@ from demitasse_validation.benchmark.statistics import Interval, samples_needed
 from demitasse_validation.benchmark.verdicts import Verdict
 
 if TYPE_CHECKING:
-    from rich.console import Group, RenderableType
+    from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
     from rich.table import Table
     from rich.text import Text
 
@@ -25,6 +25,12 @@ STYLES: Mapping[Verdict, str] = {
     Verdict.INVALID: "bold red",
 }
 
+# Wider than any table, and narrower than what rich allocates blanks for.
+NO_BOUND = 10_000
+
+# Columns of words; numbers stand on the right.
+LEFT = {"model", "engine", "runtime", "verdict", "nodes", "scenario", "LoadGen would object"}
+
 
 def render(report: Report) -> Group:
     """Return the whole report: times, costs, scenarios, then every verdict in words, and what to bear in mind."""
@@ -37,10 +43,13 @@ def render(report: Report) -> Group:
     return Group(*parts)
 
 
-def _times(report: Report) -> Table:
+def _times(report: Report) -> _FittingTable:
     title = f"host to host, {report.plan.threads} threads, at least {report.plan.seconds:g} s each"
-    columns = "model, engine, batch, p50 ms, its 95 %, p90, p99, compute only, images/s, × first, verdict"
-    table = _table(title, columns)
+    table = _FittingTable(
+        title,
+        "model, engine, batch, p50 ms, its 95 %, p90, p99, compute only, images/s, × first, verdict",
+        spare="its 95 %, p99, compute only, p90, engine",
+    )
     compared = {(each.contender, each.batch): each for each in report.comparisons}
     first: set[int] = set()
     for result in report.results:
@@ -63,16 +72,20 @@ def _times(report: Report) -> Table:
     return table
 
 
-def _costs(report: Report) -> Table:
-    columns = "model, runtime, batch, size, load, first inference, most memory, on the card, nodes"
-    table = _table("what it costs, each in a fresh process", columns)
+def _costs(report: Report) -> _FittingTable:
+    table = _FittingTable(
+        "what it costs, each in a fresh process",
+        "model, runtime, batch, size, import, load, first run, memory, on the card, nodes",
+        spare="import, runtime, batch, nodes",
+    )
     for result in report.results:
         table.add_row(
             result.artifact,
             result.runtime,
             str(result.batch),
             _bytes(result.bytes),
-            f"{1e3 * result.load_seconds:.0f} ms (+ {result.import_seconds:.1f} s runtime)",
+            f"{result.import_seconds:.1f} s",
+            f"{1e3 * result.load_seconds:.0f} ms",
             f"{1e3 * result.first_seconds:.0f} ms",
             _bytes(result.host_memory),
             "" if result.device_memory is None else _bytes(result.device_memory),
@@ -81,8 +94,10 @@ def _costs(report: Report) -> Table:
     return table
 
 
-def _scenarios(report: Report) -> Table:
-    table = _table("MLPerf scenarios", "scenario, model, engine, batch, figure, LoadGen would object")
+def _scenarios(report: Report) -> _FittingTable:
+    table = _FittingTable(
+        "MLPerf scenarios", "scenario, model, engine, batch, figure, LoadGen would object", spare="engine"
+    )
     for scenario in scenarios(report):
         table.add_row(
             scenario.name,
@@ -122,15 +137,43 @@ def _line(word: str, style: str, name: str, text: str) -> Text:
     return line
 
 
-def _table(title: str, columns: str) -> Table:
-    from rich import box
-    from rich.table import Table
+class _FittingTable:
+    """A table that leaves out columns until what is left fits the terminal without breaking words.
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    left = {"model", "engine", "runtime", "verdict", "nodes", "scenario", "LoadGen would object"}
-    for column in columns.split(", "):
-        table.add_column(column, overflow="fold", justify="left" if column in left else "right")
-    return table
+    `spare` names those that can be missed, the first to go first; a column without anything in it goes at once.
+    """
+
+    def __init__(self, title: str, columns: str, *, spare: str) -> None:
+        self._title = title
+        self._columns = columns.split(", ")
+        self._spare = spare.split(", ")
+        self._rows: list[tuple[str | Text, ...]] = []
+
+    def add_row(self, *cells: str | Text) -> None:
+        self._rows.append(cells)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.measure import Measurement
+
+        empty = {name for place, name in enumerate(self._columns) if not any(str(row[place]) for row in self._rows)}
+        tables = [self._table(empty | set(self._spare[:count])) for count in range(len(self._spare) + 1)]
+        unbound = options.update(max_width=NO_BOUND)
+        widths = (Measurement.get(console, unbound, table).maximum for table in tables)
+        fitting = (table for table, width in zip(tables, widths, strict=True) if width <= options.max_width)
+        yield next(fitting, tables[-1])
+
+    def _table(self, without: Collection[str]) -> Table:
+        from rich import box
+        from rich.table import Table
+
+        table = Table(title=self._title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        places = [place for place, name in enumerate(self._columns) if name not in without]
+        for place in places:
+            name = self._columns[place]
+            table.add_column(name, overflow="fold", justify="left" if name in LEFT else "right")
+        for row in self._rows:
+            table.add_row(*(row[place] for place in places))
+        return table
 
 
 def _mark(result: Result, comparison: Comparison | None, noise: float | None) -> Text:
