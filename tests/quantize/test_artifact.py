@@ -102,6 +102,21 @@ def test_ranges_of_another_net_and_damaged_ones_are_refused(tmp_path: Path) -> N
         made("tflite-int8", path, None, settings)
 
 
+def test_an_artifact_records_its_factors_and_keeps_them_with_its_ranges(tmp_path: Path) -> None:
+    path, ranges = place("tflite-int8", tmp_path), tmp_path / "ranges.json"
+    made("tflite-int8", path, samples(20), Settings(ranges=ranges))
+    equalized = document_of("tflite-int8", path).options["int8"]["equalized"]
+    assert equalized
+    assert all(any(exponents) for exponents in equalized.values())
+    made("tflite-int8", path, None, Settings(ranges=ranges))
+    assert document_of("tflite-int8", path).options["int8"]["equalized"] == equalized
+    made("tflite-int8", path, samples(20), Settings(equalize=False))
+    assert document_of("tflite-int8", path).options["int8"]["equalized"] == {}
+    wide = place("tflite-16x8", tmp_path)
+    made("tflite-16x8", wide, samples(20))
+    assert document_of("tflite-16x8", wide).options["int8"]["equalized"] == {}
+
+
 @pytest.mark.parametrize("target", ["tflite-int8", "onnx-int8"])
 def test_a_goal_is_met_with_real_layers_and_stored_as_a_recipe(target: str, tmp_path: Path) -> None:
     easy = made(target, place(target, tmp_path), samples(20), Settings(goal=Goal("sqnr", 5.0)))

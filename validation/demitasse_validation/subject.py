@@ -17,6 +17,7 @@ from demitasse.ir.weights import Array
 from demitasse_validation.align import Alignment, Link, align, is_foreign, is_undocumented, sources_of_divergence
 from demitasse_validation.conduct import Conduct
 from demitasse_validation.diagnosis import Alone
+from demitasse_validation.equalized import Equalization
 from demitasse_validation.health import Health
 from demitasse_validation.inputs import Step as Samples
 from demitasse_validation.local import Locals, Step
@@ -70,6 +71,7 @@ class Subject:
         self._steps = 0
         self._copied: set[str] = set()  # real tensors that are quantized for their readers
         self._held = self._steps_of_tensors()
+        self._equalization = self._read_equalization()
         self._locals = None if is_foreign(self.document) else self._make_locals()
         self._ranks: list[Ranks] = []
         for port in self._comparable_outputs():
@@ -143,11 +145,13 @@ class Subject:
                     layers[link.tensor], link.storage, expected, may_reshape=link.status is Status.IDENTITY
                 )
                 given[link.blob] = restored
+                restored = self._equalization.undone(link.blob, restored)
                 self._layers[link.blob].add(expected, restored, step.label)
                 if self._steps < CLOSE_LOOKS:
                     self._health[link.blob].add(expected, restored)
         if self._locals is not None and self._steps < CLOSE_LOOKS:
-            self._locals.add(step.feeds, given, self._read(layers, reference), reference)
+            equalized = {name: self._equalization.applied(name, array) for name, array in reference.items()}
+            self._locals.add(step.feeds, given, self._read(layers, reference), equalized)
         restored_outputs = {}
         for port in self._comparable_outputs():
             expected = reference[port.name]
@@ -210,6 +214,12 @@ class Subject:
                 found[link.tensor] = Step(scale, (limits.min - zero) * scale, (limits.max - zero) * scale)
         return found
 
+    def _read_equalization(self) -> Equalization:
+        try:
+            return Equalization.of(self.graph, self.document)
+        except UsageError as error:
+            raise UsageError(f"{self.path}: {error}") from error
+
     def _make_locals(self) -> Locals:
         links = [link for link in self._measured() if self.graph.type(link.blob).rank]
         fed = {link.blob: self._held[link.tensor] for link in links if link.tensor in self._held}
@@ -221,7 +231,7 @@ class Subject:
         axes = {link.blob: channel_axis(self.graph, link.blob) for link in links}
         settings = self.document.options.get("int8")
         corrected = isinstance(settings, Mapping) and bool(settings.get("bias_correction"))
-        return Locals(self.graph, self.document.target, steps, fed, axes, corrected=corrected)
+        return Locals(self._equalization.graph, self.document.target, steps, fed, axes, corrected=corrected)
 
     def _may_stack(self) -> bool:
         """Whether every input takes any number of samples at once, along the first axis of the artifact's tensor."""

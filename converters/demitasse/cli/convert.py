@@ -111,6 +111,12 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
         help="let biases make up for what rounding the weights shifts (default: yes)",
     )
     group.add_argument(
+        "--equalize",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="bring channels that share 8 bits to a like size, where the net computes the same (default: yes)",
+    )
+    group.add_argument(
         "--int8-target",
         metavar="top1=0.99|sqnr=20",
         help="keep as few layers real as it takes to reach this on held-back samples (sqnr in decibels); "
@@ -132,6 +138,7 @@ def _quantization(arguments: argparse.Namespace) -> Settings:
     return Settings(
         method=Method(arguments.calibrate),
         bias_correction=arguments.bias_correction,
+        equalize=arguments.equalize,
         ranges=arguments.ranges,
         goal=None if arguments.int8_target is None else Goal.parse(arguments.int8_target),
         recipe=arguments.recipe,

@@ -14,7 +14,8 @@ from demitasse.ir.graph import Graph
 from demitasse.ir.preprocessing import Preprocessing
 from demitasse.quantize.calibrate import choose, observe
 from demitasse.quantize.doctor import Diagnosis, Goal, examine
-from demitasse.quantize.engines import EngineKind, open_real, stored_inputs
+from demitasse.quantize.engines import EngineKind, open_engine, open_real, stored_inputs
+from demitasse.quantize.equalize import Channels, Exponents, choose_exponents, equalize, measure_peaks
 from demitasse.quantize.ranges import Method
 from demitasse.quantize.storage import Calibration, load_calibration, load_recipe, save_calibration
 from demitasse.quantize.symptoms import symptoms
@@ -25,6 +26,12 @@ __all__ = ["Order", "Settings", "make"]
 # One sample in so many is held back where a goal has to be measured.
 HELD_BACK = 5
 LEAST_SAMPLES = 10
+
+# So many samples, spread over all, tell how large each channel becomes.
+PEAK_SAMPLES = 16
+
+# 16 bits hold small channels beside large ones.
+WIDE = frozenset({"tflite-16x8"})
 
 Progress = Callable[[str, int, int], None]
 Writer = Callable[..., None]
@@ -37,6 +44,7 @@ class Settings:
     Attributes:
         method: how ranges are chosen.
         bias_correction: whether biases make up for what rounding the kernels shifts in the mean.
+        equalize: whether channels of 8-bit tensors are brought to a like size where the net computes the same.
         ranges: a file with ranges; it is read where it holds those of a target, else written.
         goal: what an artifact must reach; as few layers as can be stay real for it.
         recipe: a file that says which layers stay real; with a goal, it is written.
@@ -44,6 +52,7 @@ class Settings:
 
     method: Method = Method.AUTO
     bias_correction: bool = True
+    equalize: bool = True
     ranges: Path | None = None
     goal: Goal | None = None
     recipe: Path | None = None
@@ -53,6 +62,7 @@ class Settings:
         return {
             "calibrate": self.method.value,
             "bias_correction": self.bias_correction,
+            "equalize": self.equalize,
             "target": None if self.goal is None else str(self.goal),
         }
 
@@ -86,11 +96,13 @@ def make(
         samples, held = _split(samples)
     calibration = _calibration(order, samples, settings, preprocessing, progress)
     real = _kept(order, settings)
-    order = replace(order, document=replace(order.document, notes=(*order.document.notes, *calibration.notes)))
+    document = replace(order.document, notes=(*order.document.notes, *calibration.notes))
+    order = replace(order, graph=equalize(order.graph, calibration.equalized), document=document)
+    equalized = {name: list(exponents) for name, exponents in calibration.equalized.items()}
 
     def write(path: Path, kept: Sequence[str]) -> None:
         document = order.document
-        options = {**document.options, "int8": settings.to_dict() | {"real": list(kept)}}
+        options = {**document.options, "int8": settings.to_dict() | {"real": list(kept), "equalized": equalized}}
         means = calibration.means if settings.bias_correction else None
         order.write(
             order.graph, path, replace(document, options=options), calibration.ranges, means=means, real=tuple(kept)
@@ -144,15 +156,28 @@ def _calibration(
         if progress is not None:
             progress("calibrate", done, total)
 
-    graph = order.graph
+    exponents = _exponents(order, samples) if settings.equalize and order.target not in WIDE else {}
+    graph = equalize(order.graph, exponents)
     histograms = observe(graph, samples, report, engine=order.engine)
     ranges = choose(histograms, settings.method, whole=(*graph.inputs, *graph.outputs))
     means = {name: histogram.means for name, histogram in histograms.items() if histogram.means.size}
     notes = symptoms(graph, histograms, ranges, len(samples), preprocessing)
-    calibration = Calibration(ranges, means, notes)
+    calibration = Calibration(ranges, means, notes, exponents)
     if settings.ranges is not None:
-        save_calibration(settings.ranges, order.target, graph, calibration)
+        save_calibration(settings.ranges, order.target, order.graph, calibration)
     return calibration
+
+
+def _exponents(order: Order, samples: Samples) -> Exponents:
+    """Run a few samples, and choose by what each channel is multiplied."""
+    channels = Channels(order.graph)
+    if not channels.free:
+        return {}
+    few = samples.pick(range(0, len(samples), -(-len(samples) // PEAK_SAMPLES)))
+    with tempfile.TemporaryDirectory(prefix="demitasse-") as folder:
+        engine = open_engine(order.graph, order.engine, Path(folder))
+        feeds = (stored_inputs(order.graph, few.make(place), name) for place, name in enumerate(few.names))
+        return choose_exponents(channels, measure_peaks(channels, map(engine.run, feeds)))
 
 
 def _kept(order: Order, settings: Settings) -> tuple[str, ...]:

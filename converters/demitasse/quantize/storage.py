@@ -15,6 +15,7 @@ import numpy as np
 from demitasse.errors import UsageError
 from demitasse.ir.graph import Graph
 from demitasse.ir.weights import Array
+from demitasse.quantize.equalize import Exponents
 from demitasse.quantize.ranges import Ranges
 
 __all__ = ["Calibration", "Recipe", "load_calibration", "load_recipe", "save_calibration", "save_recipe"]
@@ -30,11 +31,13 @@ class Calibration:
         ranges: with which range each tensor is stored.
         means: the mean of each tensor's channels.
         notes: what was odd about the samples or the ranges.
+        equalized: by what channels of the graph have to be multiplied for these ranges to be theirs.
     """
 
     ranges: Ranges
     means: Mapping[str, Array]
     notes: tuple[str, ...] = ()
+    equalized: Exponents = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ def save_calibration(path: Path, target: str, graph: Graph, calibration: Calibra
         "tensors": {name: list(map(float, limits)) for name, limits in calibration.ranges.items()},
         "means": {name: [float(f"{mean:.9g}") for mean in means] for name, means in calibration.means.items()},
         "notes": list(calibration.notes),
+        "equalized": {name: list(exponents) for name, exponents in calibration.equalized.items()},
     }
     _save(path, data)
 
@@ -81,7 +85,8 @@ def load_calibration(path: Path, target: str, graph: Graph) -> Calibration | Non
         finite = all(math.isfinite(limit) for pair in ranges.values() for limit in pair)
         if not finite or not all(np.isfinite(array).all() for array in means.values()):
             raise UsageError(f"{path}: it holds numbers that aren't finite")
-        return Calibration(ranges, means, tuple(map(str, entry["notes"])))
+        equalized = {name: tuple(map(int, exponents)) for name, exponents in entry.get("equalized", {}).items()}
+        return Calibration(ranges, means, tuple(map(str, entry["notes"])), equalized)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path}: its ranges are damaged: {error!r}") from error
 
