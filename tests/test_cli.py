@@ -258,6 +258,21 @@ def test_inspect_lists_layers_without_weights(capsys: pytest.CaptureFixture[str]
     assert said["parameters"] > 0
 
 
+def test_inspect_lists_layers_of_a_keras_architecture(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    layers = [
+        {"class_name": "InputLayer", "config": {"name": "in", "batch_input_shape": [None, 8, 8, 3]}},
+        {"class_name": "Conv2D", "config": {"name": "conv", "filters": 4, "kernel_size": [3, 3], "padding": "same"}},
+        {"class_name": "BatchNormalization", "config": {"name": "norm", "axis": [3]}},
+    ]
+    net = {"class_name": "Sequential", "keras_version": "2.4.0", "config": {"name": "net", "layers": layers}}
+    (work / "net.json").write_text(json.dumps(net))
+    assert main(["inspect", str(work / "net.json"), "--explain", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert [row["type"] for row in said["layers"]] == ["InputLayer", "Conv2D", "BatchNormalization"]
+    assert said["parameters"] == (3 * 3 * 3 + 1) * 4 + 2 * 4  # what a normalization computes in the end
+    assert "holds none" in refused(["convert", str(work / "net.json"), "-o", str(work / "net.onnx")], capsys)
+
+
 def test_inspect_explains_what_each_target_makes_of_a_trap(capsys: pytest.CaptureFixture[str]) -> None:
     net = GOLDEN / "pool_ave_ceil_clip"
     assert main(["inspect", str(net / "net.prototxt"), "--explain", "--json"]) == 0

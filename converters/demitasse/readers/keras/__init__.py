@@ -17,6 +17,7 @@ from demitasse.readers.keras.expression import Expression
 from demitasse.readers.keras.layers import LAYERS
 from demitasse.readers.keras.registry import REGISTRY, reads
 from demitasse.readers.keras.source import combine, open_file
+from demitasse.readers.keras.weights import BlankWeights
 from demitasse.readers.reading import Reading
 from demitasse.readers.registry import described
 
@@ -85,8 +86,12 @@ def explain(
     plugins: Iterable[Path] = (),
     lambdas: Mapping[str, str] | None = None,
     backend: str | None = None,
+    allow_missing_weights: bool = False,
 ) -> Reading:
-    """Read a Keras model as `read` does, and return the traps that its layers met along with the graph."""
+    """Read a Keras model as `read` does, and return the traps that its layers met along with the graph.
+
+    `allow_missing_weights` puts zeros in the place of weights where no file holds any, to look at a net without them.
+    """
     if backend not in (None, "theano", "tensorflow"):
         raise UsageError(f"{backend!r} is no backend; there are 'theano' and 'tensorflow'")
     expressions = {name: Expression.parse(text, name) for name, text in (lambdas or {}).items()}
@@ -102,7 +107,7 @@ def explain(
             source.generation,
             str(path),
             {**LAYERS, **added},
-            source.weights,
+            BlankWeights() if source.weights is None and allow_missing_weights else source.weights,
             input_shapes=input_shapes or {},
             outputs=outputs,
             expressions=expressions,

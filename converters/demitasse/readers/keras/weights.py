@@ -16,7 +16,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,16 @@ from demitasse.ir.weights import Array
 from demitasse.readers.keras.config import Layer, Model
 from demitasse.readers.keras.h5 import H5Group, StoredArray
 
-__all__ = ["Form", "NamedWeights", "NumberedWeights", "Slot", "WeightStore", "member_names", "python_class"]
+__all__ = [
+    "BlankWeights",
+    "Form",
+    "NamedWeights",
+    "NumberedWeights",
+    "Slot",
+    "WeightStore",
+    "member_names",
+    "python_class",
+]
 
 
 class Form(NamedTuple):
@@ -36,6 +45,20 @@ class Form(NamedTuple):
     stored: Shape
     axes: tuple[int, ...] = ()
     shape: Shape = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Zeros:
+    """Stands for an array that no file holds."""
+
+    shape: Shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.float32)
+
+    def read(self) -> Array:
+        return np.broadcast_to(np.float32(0), self.shape)  # takes no memory
 
 
 @dataclass(eq=False)
@@ -64,7 +87,7 @@ class Slot:
     listed_again: bool
     trained: bool
     flipped: tuple[int, ...] = ()
-    _filling: StoredArray | None = field(default=None, init=False)
+    _filling: StoredArray | Zeros | None = field(default=None, init=False)
     _form: Form | None = field(default=None, init=False)
 
     @property
@@ -76,7 +99,7 @@ class Slot:
     def is_filled(self) -> bool:
         return self._filling is not None
 
-    def fill(self, stored: StoredArray) -> str | None:
+    def fill(self, stored: StoredArray | Zeros) -> str | None:
         """Take an array of a file; returns what is wrong with its shape, if anything."""
         for form in self.forms:
             if form.stored == stored.shape:
@@ -112,6 +135,15 @@ class WeightStore(Protocol):
     def fill(self, model: Model, slots: Sequence[Slot]) -> list[str]:
         """Fill all slots of a net, and return what doesn't fit."""
         ...
+
+
+class BlankWeights:
+    """Fills every slot with zeros, to look at a net without its weights."""
+
+    where = "no file"
+
+    def fill(self, model: Model, slots: Sequence[Slot]) -> list[str]:  # noqa: ARG002
+        return [fault for slot in slots if (fault := slot.fill(Zeros(slot.shape)))]
 
 
 def _spelled(shape: Shape) -> str:
