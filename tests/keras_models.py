@@ -121,6 +121,7 @@ ACTIVATIONS: dict[str, Builder] = {
     "prelu_shared": _image(lambda L: L.PReLU(shared_axes=[1, 2])),
     "elu": _image(lambda L: L.ELU(alpha=0.7)),
     "softmax_axis": _image(lambda L: L.Softmax(axis=1)),
+    "softmax_axes": _image(lambda L: L.Softmax(axis=[1, -1])),
     "thresholded_relu": _image(lambda L: L.ThresholdedReLU(theta=0.3)),
     "layer_as_activation": _image(lambda L: L.Dense(3, activation=L.LeakyReLU(0.2))),
 }
@@ -145,6 +146,7 @@ RESHAPING: dict[str, Builder] = {
     "resizing": _image(lambda L: L.Resizing(13, 5)),
     "resizing_nearest": _image(lambda L: L.Resizing(5, 17, interpolation="nearest")),
     "resizing_cropped": _image(lambda L: L.Resizing(6, 3, crop_to_aspect_ratio=True)),
+    "resizing_padded": _image(lambda L: L.Resizing(6, 3, pad_to_aspect_ratio=True, fill_value=2.0)),
     "center_crop": _image(lambda L: L.CenterCrop(4, 5)),
 }
 
@@ -200,12 +202,17 @@ RECURRENT: dict[str, Builder] = {
         lambda L: L.Embedding(3, 5, mask_zero=True), lambda L: L.Bidirectional(L.LSTM(3, return_sequences=True))
     ),
     "rnn_cells": _sequence(lambda L: L.RNN([L.LSTMCell(4), L.GRUCell(3)])),
+    "rnn_cells_masked": _words(
+        lambda L: L.Embedding(3, 5, mask_zero=True),
+        lambda L: L.RNN([L.LSTMCell(4), L.GRUCell(3)], return_sequences=True, go_backwards=True),
+    ),
     "rnn_cell": _sequence(lambda L: L.RNN(L.SimpleRNNCell(4), return_sequences=True)),
     "time_distributed_dense": _sequence(lambda L: L.TimeDistributed(L.Dense(3, activation="relu"))),
     "time_distributed_conv": _image(
         lambda L: L.TimeDistributed(L.Conv2D(3, 2)), lambda L: L.TimeDistributed(L.Flatten()), shape=(2, 5, 6, 3)
     ),
     "masking_zero": _sequence(lambda L: L.Masking(0.0), lambda L: L.SimpleRNN(3)),
+    "masked_mean": _words(lambda L: L.Embedding(4, 5, mask_zero=True), lambda L: L.GlobalAveragePooling1D()),
     "masking_value": _sequence(lambda L: L.Masking(1.0), lambda L: L.LSTM(3)),
 }
 
@@ -218,6 +225,20 @@ def _attention(**call: Any) -> Builder:
     return build
 
 
+def _attention_within(shape: tuple[int, ...], axes: Any) -> Builder:
+    def build(keras: Any) -> Any:
+        x = keras.Input(shape, name="x")
+        return keras.Model(x, keras.layers.MultiHeadAttention(2, 3, attention_axes=axes)(x, x))
+
+    return build
+
+
+def _attention_masked(keras: Any) -> Any:
+    """Attention under a mask that is computed, all of whose places may be masked."""
+    query, value = keras.Input((4, 6), name="query"), keras.Input((4, 4), name="value")
+    return keras.Model([query, value], keras.layers.MultiHeadAttention(2, 3)(query, value, attention_mask=value > 0.9))
+
+
 ATTENTION: dict[str, Builder] = {
     "einsum_dense": _sequence(lambda L: L.EinsumDense("abc,cde->abde", (None, 2, 3), bias_axes="de")),
     "einsum_dense_summed": _image(lambda L: L.EinsumDense("abcd,cde->abe", (None, 4), activation="relu")),
@@ -225,6 +246,9 @@ ATTENTION: dict[str, Builder] = {
     "multi_head": _attention(),
     "multi_head_causal": _attention(use_causal_mask=True),
     "multi_head_scores": _attention(return_attention_scores=True),
+    "multi_head_masked": _attention_masked,
+    "multi_head_axis": _attention_within((3, 4, 6), 2),
+    "multi_head_axes": _attention_within((3, 4, 6), (1, 2)),
     "attention": _pair(lambda L: L.Attention(use_scale=True), (4, 5), (3, 5)),
     "attention_concat": _pair(lambda L: L.Attention(score_mode="concat"), (4, 5), (3, 5)),
     "additive_attention": _pair(lambda L: L.AdditiveAttention(), (4, 5), (3, 5)),
@@ -273,6 +297,15 @@ OPERATIONS: dict[str, Builder] = {
     "ops_matmul": _operation(lambda ops, x: ops.matmul(x, ops.transpose(x, (0, 2, 1)))),
     "ops_matmul_constant": _operation(lambda ops, x: ops.matmul(x, np.eye(6, 3, dtype="float32"))),
     "ops_compare": _operation(lambda ops, x: ops.where(x > 0.2, x, -1.0) + ops.cast(x <= 0, "float32")),
+    "ops_logic": _operation(
+        lambda ops, x: ops.where(
+            ops.logical_and(ops.logical_not(x > 0.5), ops.logical_or(x > 0, ops.not_equal(ops.sign(x), 1))), x, -3.0
+        )
+    ),
+    "ops_quantifiers": _operation(
+        lambda ops, x: ops.cast(ops.any(x > 1, axis=1), "float32") + ops.cast(ops.all(x > -1, axis=1), "float32")
+    ),
+    "ops_like": _operation(lambda ops, x: x + ops.zeros_like(x) + 2 * ops.cast(ops.ones_like(x > 0), "float32")),
     "ops_join": _operation(lambda ops, x: ops.concatenate([x, ops.stack([x[:, 0], x[:, 1]], axis=1)], axis=1)),
     "ops_shapes": _operation(
         lambda ops, x: (
@@ -326,6 +359,40 @@ def states(keras: Any) -> Any:
     _, hidden, carry = L.LSTM(4, return_state=True, name="encoder")(source)
     decoded = L.LSTM(4, return_sequences=True, name="decoder")(target, initial_state=[hidden, carry])
     return keras.Model([source, target], L.TimeDistributed(L.Dense(2), name="words")(decoded))
+
+
+def _embedded(keras: Any, name: str) -> tuple[Any, Any]:
+    words = keras.Input((6,), dtype="int32", name=name)
+    return words, keras.layers.Embedding(4, 5, mask_zero=True)(words)
+
+
+def transformer(keras: Any) -> Any:
+    """A block of a transformer over words, some of which are padding."""
+    L = keras.layers
+    words, x = _embedded(keras, "words")
+    x = L.LayerNormalization()(L.Add()([x, L.MultiHeadAttention(2, 3)(x, x, use_causal_mask=True)]))
+    x = L.LayerNormalization()(L.Add()([x, L.Dense(5)(L.Dense(8, activation="relu")(x))]))
+    return keras.Model(words, L.Dense(2)(L.GlobalAveragePooling1D()(x)))
+
+
+def translator(keras: Any) -> Any:
+    """An encoder and a decoder that attends to it, both of words some of which are padding."""
+    L = keras.layers
+    (source, x), (target, y) = _embedded(keras, "source"), _embedded(keras, "target")
+    encoded, *states = L.LSTM(4, return_sequences=True, return_state=True)(x)
+    decoded = L.LSTM(4, return_sequences=True)(y, initial_state=states)
+    attended = L.Attention(use_scale=True)([decoded, encoded])
+    return keras.Model([source, target], L.TimeDistributed(L.Dense(3))(L.Concatenate()([decoded, attended])))
+
+
+def stated_mask(keras: Any) -> Any:
+    """Layers that are given a mask, besides states or not, which isn't the one that comes with the sequence."""
+    L = keras.layers
+    words, x = _embedded(keras, "words")
+    state = keras.Input((3,), name="state")
+    x = L.BatchNormalization()(L.Bidirectional(L.GRU(3, return_sequences=True))(x, mask=words > 1))
+    x = L.GRU(3, return_sequences=True)(x, initial_state=state, mask=words < 2)
+    return keras.Model([words, state], L.GlobalAveragePooling1D()(x))
 
 
 def wrapped_net(keras: Any) -> Any:
@@ -382,6 +449,9 @@ NETS: dict[str, Builder] = {
     "nested": nested,
     "frozen_base": frozen_base,
     "states": states,
+    "transformer": transformer,
+    "translator": translator,
+    "stated_mask": stated_mask,
     "wrapped_net": wrapped_net,
 }
 
@@ -398,7 +468,7 @@ MODELS: dict[str, Builder] = {
     **NETS,
 }
 
-NEWER = frozenset({"rms_norm", *(f"activation_{name}" for name in _NEW_NAMES.split()), *OPERATIONS})
+NEWER = frozenset({"rms_norm", "resizing_padded", *(f"activation_{name}" for name in _NEW_NAMES.split()), *OPERATIONS})
 """Models that Keras 3 alone can build."""
 
 OLDER = frozenset({"thresholded_relu"})

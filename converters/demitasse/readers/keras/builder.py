@@ -15,6 +15,8 @@ from demitasse.ir.ops import (
     Binary,
     BinaryFunction,
     Cast,
+    Compare,
+    CompareFunction,
     DType,
     Identity,
     Layout,
@@ -128,6 +130,7 @@ class LayerBuilder:
         self._assembly = assembly
         self._graph = assembly.graph
         self._arguments_read: set[str | int] = set()
+        self._stated_padding: Operand | None = None
         self._first_node = len(assembly.graph.nodes)
         self._own: set[str] = set()
         self._counts: dict[str, int] = {}
@@ -215,10 +218,27 @@ class LayerBuilder:
         Raises:
             Unsupported: it carries a mask that was made in a way that isn't followed.
         """
+        stated = self._stated_mask(value)
+        if stated is not None:
+            if self._stated_padding is None:
+                self._stated_padding = self.negated(stated)
+            return self._stated_padding
         found = self._assembly.padding.get(value)
         if found is not None and found not in self._graph.values:
             raise self.unsupported(f"it needs the mask of {value}, which is {found}")
         return found
+
+    def _stated_mask(self, value: str) -> Operand | None:
+        """Return the mask that the call itself states for the first of its inputs, true where it is no padding."""
+        mask = self._call.kwargs.get("mask")
+        if not isinstance(mask, Operand) or value != next(_operands(self._call.args), None):
+            return None
+        self._arguments_read.add("mask")
+        return mask
+
+    def negated(self, x: str) -> Operand:
+        """Turn truth values into their contraries."""
+        return self.apply(Compare(CompareFunction.LESS), self.apply(Cast(DType.FLOAT32), x), self.constant(0.5))
 
     def mark_padding(self, value: str, padding: str) -> None:
         """Say that `value` carries a mask, and which value is true where it is padding."""

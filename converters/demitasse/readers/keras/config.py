@@ -148,6 +148,9 @@ def _is_shallow(parsed: object) -> bool:
     return False
 
 
+_NEWEST = 1 << 16
+"""The minor version of a Keras 3 that nothing states: an architecture alone doesn't, and most are of late."""
+
 _DEEPEST = 150
 """Levels of nested JSON that are read; a net within a net takes five."""
 
@@ -168,7 +171,7 @@ def generation_of(config: Json, version: str | None, backend: str | None, otherw
         return Generation.parse(stated, ran_on)
     text = json.dumps(config)
     if '"batch_shape"' in text or '"DTypePolicy"' in text or '"keras_history"' in text:
-        return Generation(3, 0, is_tensorflow=False)
+        return Generation(3, _NEWEST, is_tensorflow=False)
     if any(f'"{word}"' in text for word in ("border_mode", "nb_filter", "W_regularizer", "dim_ordering")):
         return Generation(1, 0, is_tensorflow=False, backend=ran_on)
     return Generation(2, 0, is_tensorflow='"module"' in text or '"Functional"' in text, backend=ran_on)

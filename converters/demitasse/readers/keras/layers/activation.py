@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import math
 
-from demitasse.ir.ops import Compare, CompareFunction, Elu, LeakyRelu, PRelu, Softmax, Where
+from demitasse.ir.ops import (
+    Compare,
+    CompareFunction,
+    Elu,
+    LeakyRelu,
+    PRelu,
+    Reduce,
+    ReduceFunction,
+    Softmax,
+    UnaryFunction,
+    Where,
+)
 from demitasse.readers.keras.activations import activate, rectify
 from demitasse.readers.keras.builder import LayerBuilder
 from demitasse.readers.keras.registry import reads
@@ -58,10 +69,14 @@ def elu(layer: LayerBuilder) -> str:
 
 @reads("Softmax")
 def softmax(layer: LayerBuilder) -> str:
-    """Take `exp(x) / sum(exp(x))` along an axis."""
+    """Take `exp(x) / sum(exp(x))` along an axis, or several."""
     if layer.padding(layer.x) is not None:
         raise layer.unsupported("a softmax of the steps that a mask leaves")
     axes = layer.params.integers("axis", (-1,))
-    if len(axes) != 1:
-        raise layer.unsupported("a softmax along several axes")
-    return layer.apply(Softmax(layer.axis(axes[0], layer.rank(layer.x))), layer.real(layer.x))
+    x, rank = layer.real(layer.x), layer.rank(layer.x)
+    places = tuple(sorted(layer.axis(axis, rank) for axis in axes))
+    if len(places) == 1:
+        return layer.apply(Softmax(places[0]), x)
+    highest = layer.apply(Reduce(ReduceFunction.MAX, places, keepdims=True), x)
+    powers = layer.unary(UnaryFunction.EXP, layer.sub(x, highest))
+    return layer.div(powers, layer.apply(Reduce(ReduceFunction.SUM, places, keepdims=True), powers))

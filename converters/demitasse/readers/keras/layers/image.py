@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from demitasse.ir.ops import Cast, Layout, Shape, Slice, UnaryFunction
+from demitasse.ir.ops import Cast, Layout, Pad, Padding, Shape, Slice, UnaryFunction
 from demitasse.readers.keras.builder import LayerBuilder, Operand
 from demitasse.readers.keras.layers.reshaping import resized
 from demitasse.readers.keras.registry import reads
@@ -30,16 +30,28 @@ def _cut_to_aspect(layer: LayerBuilder, x: str, layout: Layout, target: Shape) -
     return _cut(layer, x, layout, starts, sizes)
 
 
-def _resize(layer: LayerBuilder, x: Operand, layout: Layout, target: Shape, interpolation: str) -> Operand:
-    """Resize, and return to whole numbers where the images have them."""
-    dtype = layer.type(x).dtype
+def _pad_to_aspect(layer: LayerBuilder, x: str, layout: Layout, target: Shape, value: float) -> Operand:
+    """Add a margin, as wide on both sides, to give the aspect ratio of the target (the same place of Keras)."""
+    height, width = _spatial(layer, x, layout)
+    sizes = (max(height, int(width * target[0] / target[1])), max(width, int(height * target[1] / target[0])))
+    pads = [Padding(0, 0)] * 4
+    for axis, size, padded in zip(layout.spatial_axes(4), (height, width), sizes, strict=True):
+        pads[axis] = Padding((padded - size) // 2, (padded - size) // 2)
+    return layer.apply(Pad(tuple(pads), value), x)
+
+
+def _resize(layer: LayerBuilder, x: str, layout: Layout, target: Shape, interpolation: str) -> Operand:
+    """Resize; Keras 3.6 and later return to whole numbers where the images have them, earlier ones don't."""
+    dtype, generation = layer.type(x).dtype, layer.generation
     y = resized(layer, layer.real(x), layout, target, interpolation)
-    return y if dtype.is_float else layer.apply(Cast(dtype), layer.unary(UnaryFunction.ROUND, y))
+    if dtype.is_float or (generation.major, generation.minor) < (3, 6):
+        return y
+    return layer.apply(Cast(dtype), layer.unary(UnaryFunction.ROUND, y))
 
 
 @reads("Resizing")
 def resizing(layer: LayerBuilder) -> str:
-    """Resize images, bilinear or nearest, maybe after cutting out the middle."""
+    """Resize images, bilinear or nearest, maybe after cutting out the middle or adding a margin."""
     params = layer.params
     layout = layer.layout(4)
     target = (params.integer("height"), params.integer("width"))
@@ -48,9 +60,12 @@ def resizing(layer: LayerBuilder) -> str:
     shrinks = any(new < old for new, old in zip(target, _spatial(layer, x, layout), strict=True))
     if params.flag("antialias", False) and shrinks:
         raise layer.unsupported("resizing with antialiasing")
-    params.ignore("fill_mode", "fill_value")  # of the padding that is refused
+    params.ignore("fill_mode")  # there is "constant" alone
+    value = params.number("fill_value", 0.0)
     if params.flag("crop_to_aspect_ratio", False):
         x = _cut_to_aspect(layer, x, layout, target)
+    if params.flag("pad_to_aspect_ratio", False):
+        x = _pad_to_aspect(layer, x, layout, target, value)
     return _resize(layer, x, layout, target, interpolation)
 
 

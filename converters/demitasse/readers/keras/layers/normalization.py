@@ -34,6 +34,7 @@ def batch_normalization(layer: LayerBuilder) -> str:
     """Scale and shift each channel by what training saw: `gamma * (x - mean) / sqrt(variance + epsilon) + beta`."""
     params = layer.params
     x = layer.real(layer.x)
+    layer.argument(2, "mask")  # for training
     shape = layer.shape(x)
     (axis,) = _axes(layer, len(shape), (-1,))
     if params.integer("mode", 0) != 0:

@@ -260,12 +260,45 @@ _COMPARE: Mapping[str, CompareFunction] = {
 @reads(*_COMPARE)
 def compare(layer: LayerBuilder) -> str:
     """Compare two values, or a value with numbers, element by element."""
+    return _compared(layer, _COMPARE[layer.kind])
+
+
+def _compared(layer: LayerBuilder, function: CompareFunction) -> Operand:
     left, right = layer.argument(0, "x1", "x", "self"), layer.argument(1, "x2", "y", "other")
     like = left if isinstance(left, Operand) else right
     pair = [
         side if isinstance(side, Operand) else layer.number_like(like, _numbers(layer, side)) for side in (left, right)
     ]
-    return layer.apply(Compare(_COMPARE[layer.kind]), *pair)
+    return layer.apply(Compare(function), *pair)
+
+
+@reads("ops.NotEqual", "tf.math.not_equal", "tf.__operators__.ne")
+def not_equal(layer: LayerBuilder) -> str:
+    """Tell where two values, or a value and numbers, differ."""
+    return layer.negated(_compared(layer, CompareFunction.EQUAL))
+
+
+_LOGICAL: Mapping[str, BinaryFunction] = {
+    "ops.LogicalAnd": BinaryFunction.MIN,
+    "ops.LogicalOr": BinaryFunction.MAX,
+    "tf.math.logical_and": BinaryFunction.MIN,
+    "tf.math.logical_or": BinaryFunction.MAX,
+}
+
+
+@reads(*_LOGICAL, "ops.LogicalNot", "tf.math.logical_not")
+def logical(layer: LayerBuilder) -> str:
+    """Combine truth values, or turn them into their contraries."""
+    sides = [_value(layer, 0, "x1", "x")]
+    if layer.kind in _LOGICAL:
+        sides.append(_value(layer, 1, "x2", "y"))
+    if any(layer.type(side).dtype is not DType.BOOL for side in sides):
+        raise layer.unsupported("the truth of numbers")
+    if len(sides) == 1:
+        return layer.negated(sides[0])
+    numbers = [layer.apply(Cast(DType.FLOAT32), side) for side in sides]
+    joined = layer.binary(_LOGICAL[layer.kind], *numbers)
+    return layer.apply(Compare(CompareFunction.GREATER), joined, layer.constant(0.5))
 
 
 @reads("ops.Where", "tf.where")
@@ -285,10 +318,25 @@ def where(layer: LayerBuilder) -> str:
     return layer.apply(Where(), condition, *pair)
 
 
-@reads("ops.Identity", "tf.identity", "tf.stop_gradient", "ops.StopGradient")
+@reads(
+    "ops.Identity", "tf.identity", "tf.stop_gradient", "ops.StopGradient", "ops.ConvertToTensor", "tf.convert_to_tensor"
+)
 def identity(layer: LayerBuilder) -> str:
     """Give the value back."""
     return layer.identity(_value(layer, 0, "x", "input", "variable"))
+
+
+@reads("ops.ZerosLike", "tf.zeros_like", "ops.OnesLike", "tf.ones_like")
+def filled(layer: LayerBuilder) -> str:
+    """Give a value's shape filled with zeros or ones."""
+    x, number = _value(layer, 0, "x", "input"), float("nes" in layer.kind.lower())
+    name = str(layer.argument(1, "dtype", default=layer.type(x).dtype.value))
+    try:
+        dtype = DType(name)
+    except ValueError as error:
+        raise layer.unsupported(f"the element type {name!r}") from error
+    same = layer.apply(Clip(number, number), layer.apply(Cast(DType.FLOAT32), x))
+    return same if dtype is DType.FLOAT32 else layer.apply(Cast(dtype), same)
 
 
 # --- along axes -------------------------------------------------------------------------------------------------------
@@ -324,6 +372,20 @@ def reduce(layer: LayerBuilder) -> str:
     axes = _axes(layer, layer.argument(1, "axis"), layer.rank(x))
     keepdims = bool(layer.argument(2, "keepdims", "keep_dims", default=False))
     return layer.apply(Reduce(function, axes, keepdims), layer.real(x))
+
+
+@reads("ops.Any", "tf.math.reduce_any", "ops.All", "tf.math.reduce_all")
+def quantified(layer: LayerBuilder) -> str:
+    """Tell whether any or all of the truth values along axes hold."""
+    x = _value(layer, 0, "x", "input_tensor")
+    if layer.type(x).dtype is not DType.BOOL:
+        raise layer.unsupported("the truth of numbers")
+    axes = _axes(layer, layer.argument(1, "axis"), layer.rank(x))
+    function = ReduceFunction.MAX if layer.kind.lower().endswith("any") else ReduceFunction.MIN
+    op = Reduce(function, axes, bool(layer.argument(2, "keepdims", default=False)))
+    return layer.apply(
+        Compare(CompareFunction.GREATER), layer.apply(op, layer.apply(Cast(DType.FLOAT32), x)), layer.constant(0.5)
+    )
 
 
 @reads("ops.Var", "tf.math.reduce_variance", "ops.Std", "tf.math.reduce_std")

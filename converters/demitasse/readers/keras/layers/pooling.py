@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from demitasse.ir.ops import AveragePool, Layout, MaxPool, Pad, Padding, Reduce, ReduceFunction
+from demitasse.ir.ops import AveragePool, Layout, MaxPool, Pad, Padding, Reduce, ReduceFunction, Where
 from demitasse.readers.keras.builder import LayerBuilder, Operand
 from demitasse.readers.keras.registry import reads
 from demitasse.readers.keras.windows import no_pads, same_pads
@@ -98,10 +98,20 @@ def global_max_pooling3d(layer: LayerBuilder) -> str:
 
 @reads("GlobalAveragePooling1D")
 def global_average_pooling1d(layer: LayerBuilder) -> str:
-    """Take the mean along one axis."""
-    if layer.padding(layer.x) is not None:
-        raise layer.unsupported("the mean of the steps that a mask leaves")
-    return _pool_globally(layer, 1, ReduceFunction.MEAN)
+    """Take the mean along one axis, of the steps that a mask leaves."""
+    padding = layer.padding(layer.x)
+    return _pool_globally(layer, 1, ReduceFunction.MEAN) if padding is None else _mean_of_steps(layer, padding)
+
+
+def _mean_of_steps(layer: LayerBuilder, padding: str) -> Operand:
+    """Take the mean of the steps that are no padding."""
+    (axis,) = layer.layout(3).spatial_axes(3)
+    steps = layer.shape(layer.x)[axis]
+    absent = layer.reshape(padding, 0, *((steps, 1) if axis == 1 else (1, steps)))
+    total = Reduce(ReduceFunction.SUM, (axis,), layer.params.flag("keepdims", False))
+    present = layer.apply(Where(), absent, layer.constant(0.0), layer.constant(1.0))
+    kept = layer.apply(Where(), absent, layer.constant(0.0), layer.real(layer.x))
+    return layer.div(layer.apply(total, kept), layer.apply(total, present))
 
 
 @reads("GlobalAveragePooling2D")

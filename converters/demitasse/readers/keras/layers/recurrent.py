@@ -235,20 +235,49 @@ class _Run(NamedTuple):
     states: States
 
 
-def _run(layer: LayerBuilder, cell: Cell, x: str, initial: Sequence[str], *, backwards: bool, zeroed: bool) -> _Run:
-    """Run a cell over `(N, steps, in)`; a padded step keeps the states, and repeats the output or makes it zero."""
-    steps = layer.shape(x)[1]
-    if steps > _MOST_STEPS:
-        raise layer.unsupported(f"a sequence of {steps} steps; up to {_MOST_STEPS} are written out")
+class _Step(NamedTuple):
+    """A step of a sequence: its place there, and the value that is true where it is padding, if it can be."""
+
+    place: int
+    absent: Operand | None
+
+
+def _heeded_padding(layer: LayerBuilder, x: str) -> Operand | None:
+    """Return what tells the steps that are padding; Keras 3 forgets a mask where initial states are given besides.
+
+    It looks for the mask of a call's only tensor (`Layer.__call__`), unless the call states a mask itself.
+    """
     padding = layer.padding(x)
+    if padding is None or layer.generation.major < 3 or layer.argument(1, "initial_state") is None:
+        return padding
+    if layer.argument(9, "mask") is not None:
+        return padding
+    layer.trap("Keras 3 does not heed the mask of a sequence where initial states are given")
+    return None
+
+
+def _steps(layer: LayerBuilder, x: str, *, backwards: bool) -> list[_Step]:
+    """List the steps of a sequence in the order in which they are run."""
+    count, padding = layer.shape(x)[1], _heeded_padding(layer, x)
+    if count > _MOST_STEPS:
+        raise layer.unsupported(f"a sequence of {count} steps; up to {_MOST_STEPS} are written out")
+    return [
+        _Step(place, None if padding is None else layer.apply(Slice((1,), (place,), (place + 1,)), padding))
+        for place in (reversed(range(count)) if backwards else range(count))
+    ]
+
+
+def _run(
+    layer: LayerBuilder, cell: Cell, x: str, initial: Sequence[str], steps: Sequence[_Step], *, zeroed: bool
+) -> _Run:
+    """Run a cell over `(N, steps, in)`; a padded step keeps the states, and repeats the output or makes it zero."""
     projected = layer.apply(Dense(), x, cell.kernel, *([cell.bias] if cell.bias is not None else []))
     states: States | None = tuple(map(Operand, initial)) if initial else None
     outputs: list[Operand] = []
-    for index in reversed(range(steps)) if backwards else range(steps):
-        fresh = cell.step(_at(layer, projected, index), states)
+    for place, absent in steps:
+        fresh = cell.step(_at(layer, projected, place), states)
         output = fresh[0]
-        if padding is not None:
-            absent = layer.apply(Slice((1,), (index,), (index + 1,)), padding)
+        if absent is not None:
             zero = layer.constant(0.0)
             before = states or (zero,) * cell.states
             fresh = tuple(layer.apply(Where(), absent, *pair) for pair in zip(before, fresh, strict=True))
@@ -278,7 +307,10 @@ def _recurrent(layer: LayerBuilder, *, both_ways: bool = False) -> list[Operand]
     """
     params = layer.params
     if params.flag("stateful", False):
-        raise layer.unsupported("a state that is kept from one batch to the next")
+        raise layer.unsupported(
+            "a state that is kept from one batch to the next; save the net with stateful=False, or take the states "
+            "as inputs (initial_state) and give them back (return_state)"
+        )
     if params.flag("time_major", False):
         raise layer.unsupported("sequences whose first axis is time")
     inputs = layer.inputs(1, 9)
@@ -290,13 +322,15 @@ def _recurrent(layer: LayerBuilder, *, both_ways: bool = False) -> list[Operand]
     # tf.keras and Keras 3 make the outputs of padded steps zero in a Bidirectional (force_zero_output_for_mask).
     forced = both_ways and sequences and (layer.generation.is_tensorflow or layer.generation.major > 2)
     zeroed = params.flag("zero_output_for_mask", False) or forced
+    steps = _steps(layer, inputs[0], backwards=backwards)
     run: _Run | None = None
     states: list[Operand] = []
     for builder, factory in _cells(layer):
         cell = factory(builder, layer.shape(x)[2])
         own, initial = initial[: cell.states], initial[cell.states :]
+        run = _run(builder, cell, x, own, steps, zeroed=zeroed)
         # A further cell of a stack takes the outputs in the order in which the one before computed them.
-        run = _run(builder, cell, x, own, backwards=backwards and run is None, zeroed=zeroed)
+        steps = [step._replace(place=index) for index, step in enumerate(steps)]
         layer.take_over(builder)
         states += run.states
         x = _stacked(layer, run.outputs)
@@ -383,12 +417,12 @@ def bidirectional(layer: LayerBuilder) -> Sequence[str]:
     back = parse_layer(params.get("backward_layer") or _backward_config(stated), layer.origin.where)
     inputs = layer.inputs(1, 9)
     initial = [*inputs[1:], *_initial_state(layer)]
-    half = len(initial) // 2
+    half, mask = len(initial) // 2, layer.argument(9, "mask")
     results = []
     for inner, part, states in ((ahead, "forward_layer", initial[:half]), (back, "backward_layer", initial[half:])):
         if inner.kind not in (*_CELLS, "RNN"):
             raise layer.unsupported(f"a {inner.kind}, which is no recurrent layer with a reader")
-        child = layer.child(inner, (part,), [inputs[0]], {"initial_state": states or None})
+        child = layer.child(inner, (part,), [inputs[0]], {"initial_state": states or None, "mask": mask})
         results.append(child.finish(_recurrent(child, both_ways=True), named=False))
         layer.take_over(child)
     output = _joined(layer, results[0][0], results[1][0])

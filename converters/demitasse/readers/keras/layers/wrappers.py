@@ -18,6 +18,7 @@ def time_distributed(layer: LayerBuilder) -> Sequence[str]:
     inner = parse_layer(layer.params.get("layer"), layer.origin.where)
     x = layer.x
     _, steps, *rest = layer.shape(x)
+    layer.argument(2, "mask")  # which matters to recurrent layers alone
     if inner.kind in ("LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional") and layer.padding(x) is not None:
         raise layer.unsupported("a mask within each step")
     if inner.kind in _ALONG_THE_LAST_AXIS and inner.model is None:
