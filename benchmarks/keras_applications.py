@@ -1,10 +1,14 @@
 """Build every keras.applications architecture, save it, read it back and convert it, and write docs/keras.md.
 
 Weights are random but seeded, with batch statistics as training leaves them; images are small where the architecture
-allows it. Everything is compared with Keras itself. Each architecture runs in a process of its own::
+allows it. Everything is compared with Keras itself. Each architecture runs in a process of its own, on this checkout of
+Demitasse::
 
     python benchmarks/keras_applications.py                  # Keras 3
     python benchmarks/keras_applications.py --package tf_keras --python PYTHON_WITH_TF_KERAS
+
+The interpreter needs Demitasse's dependencies besides the package. Where something is missing, or a process is killed,
+no table is written, and the exit status is 2: a table tells what Demitasse does, not what a machine lacks.
 """
 
 from __future__ import annotations
@@ -28,6 +32,8 @@ REPOSITORY = Path(__file__).parent.parent
 DOCUMENT = REPOSITORY / "docs" / "keras.md"
 TOLERANCE = 1e-4  # of the largest logit
 SIDES = (96, 128, 224)
+ROOTS = tuple(str(REPOSITORY / root) for root in ("converters", "models", "validation"))
+NEEDED = ("demitasse", "demitasse_validation", "tensorflow", "h5py", "onnx", "onnxruntime", "ai_edge_litert")
 PACKAGES = {"keras": "Keras", "tf_keras": "tf-keras"}
 
 Array = npt.NDArray[Any]
@@ -123,7 +129,6 @@ def error_of(actual: Array, expected: Array) -> float:
 
 def measure(package: str, name: str, folder: Path) -> Row:
     """Carry one architecture through everything."""
-    os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
     import importlib
 
     from demitasse.conversion import convert
@@ -162,26 +167,60 @@ def measure(package: str, name: str, folder: Path) -> Row:
 # --- all of them ------------------------------------------------------------------------------------------------------
 
 
+class BrokenEnvironment(Exception):
+    """The interpreter lacks what it needs, so nothing can be said about any architecture."""
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of a process that measures: this checkout, Keras on TensorFlow, no accelerator."""
+    paths = [*ROOTS, *filter(None, [os.environ.get("PYTHONPATH")])]
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "KERAS_BACKEND": "tensorflow"}
+    return os.environ | quiet | {"PYTHONPATH": os.pathsep.join(paths)}
+
+
 def architectures(python: str, package: str) -> tuple[str, list[str]]:
-    """Return the package's version, and the names of the architectures that it has."""
+    """Return the package's version, and the names of the architectures that it has.
+
+    Raises BrokenEnvironment, naming every module that the interpreter lacks.
+    """
     script = (
-        f"import inspect, json, {package} as keras; a = keras.applications; "
+        "import importlib, importlib.util, inspect, json, sys\n"
+        f"missing = [n for n in {(package, *NEEDED)!r} if importlib.util.find_spec(n) is None]\n"
+        "if missing: sys.exit('no module named ' + ', '.join(missing))\n"
+        f"keras = importlib.import_module({package!r}); a = keras.applications\n"
         "print(json.dumps([keras.__version__, [n for n in dir(a) if inspect.isfunction(getattr(a, n))]]))"
     )
-    run = subprocess.run([python, "-c", script], capture_output=True, text=True, check=True)
+    try:
+        run = subprocess.run([python, "-c", script], capture_output=True, text=True, check=False, env=environment())
+    except OSError as error:
+        raise BrokenEnvironment(f"{python} does not run: {error.strerror}") from error
+    if run.returncode:
+        raise BrokenEnvironment(f"{python}: {last_line(run.stderr) or f'status {run.returncode}'}")
     version, names = json.loads(run.stdout.splitlines()[-1])
     return version, names
 
 
+def last_line(text: str) -> str:
+    """Return the last line that says anything."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+
+
 def run_one(python: str, package: str, name: str) -> Row:
-    """Measure an architecture in a process of its own."""
+    """Measure an architecture in a process of its own.
+
+    Raises BrokenEnvironment if the process lacked a module or was killed.
+    """
     with tempfile.TemporaryDirectory() as folder:
         command = [python, __file__, "--package", package, "--one", name, "--folder", folder]
-        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        run = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
     if run.returncode == 0:
         return Row(**json.loads(run.stdout.splitlines()[-1]))
-    lines = [line for line in run.stderr.splitlines() if line.strip()]
-    return Row(name, reason=f"failed: {lines[-1][:150] if lines else f'status {run.returncode}'}")
+    reason = last_line(run.stderr)
+    if run.returncode < 0:
+        raise BrokenEnvironment(f"{name}: killed by signal {-run.returncode}, for want of memory perhaps")
+    if reason.startswith(("ModuleNotFoundError", "ImportError")):
+        raise BrokenEnvironment(f"{name}: {reason}")
+    return Row(name, reason=f"failed: {reason[:150] or f'status {run.returncode}'}")
 
 
 def section(title: str, rows: Iterable[Row]) -> str:
@@ -233,11 +272,15 @@ def main() -> int:
     if options.one:
         print(json.dumps(asdict(measure(options.package, options.one, options.folder))))
         return 0
-    version, known = architectures(options.python, options.package)
-    rows = []
-    for name in options.names or known:
-        rows.append(run_one(options.python, options.package, name))
-        print(rows[-1].line(), flush=True)
+    try:
+        version, known = architectures(options.python, options.package)
+        rows = []
+        for name in options.names or known:
+            rows.append(run_one(options.python, options.package, name))
+            print(rows[-1].line(), flush=True)
+    except BrokenEnvironment as error:
+        print(f"nothing was written: {error}", file=sys.stderr)
+        return 2
     if not options.names:
         write(options.out, f"{PACKAGES[options.package]} {version}", rows)
     return 0 if all(row.passes for row in rows) else 1

@@ -80,10 +80,12 @@ def _code(kind: str, config: Mapping[str, Any]) -> str:
 
 def _author(value: Mapping[str, Any], kind: str, config: Mapping[str, Any]) -> str:
     """Return the name of a class or function that isn't Keras' own; empty if it is, or a net that lists its layers."""
-    if {"layers", "input_layers", "output_layers"} <= set(config) or kind in _OWN_CLASSES:
-        return ""
     module, registered = str(value.get("module") or ""), str(value.get("registered_name") or "")
     root = module.partition(".")[0]
+    if {"layers", "input_layers", "output_layers"} <= set(config):
+        return ""
+    if root in _OWN_MODULES and not _OWN_CLASSES.isdisjoint({kind, registered}):
+        return ""
     packages = {name.rpartition(">")[0] for name in (kind, registered)}
     if root == "builtins" and kind not in _BUILTINS:
         return f"{module}.{kind}"
