@@ -306,6 +306,7 @@ OPERATIONS: dict[str, Builder] = {
         lambda ops, x: ops.cast(ops.any(x > 1, axis=1), "float32") + ops.cast(ops.all(x > -1, axis=1), "float32")
     ),
     "ops_like": _operation(lambda ops, x: x + ops.zeros_like(x) + 2 * ops.cast(ops.ones_like(x > 0), "float32")),
+    "ops_floor": _operation(lambda ops, x: (x * 4) // 3 + (x * 4) % 3 - ops.mod(_ROW, x + 5)),
     "ops_join": _operation(lambda ops, x: ops.concatenate([x, ops.stack([x[:, 0], x[:, 1]], axis=1)], axis=1)),
     "ops_shapes": _operation(
         lambda ops, x: (

@@ -69,6 +69,12 @@ def test_bfloat16_of_an_archive_is_widened(tmp_path: Path) -> None:
     np.testing.assert_array_equal(_kernel(path), (halves << 16).astype(np.uint32).view(np.float32))
 
 
+def test_a_file_that_is_open_elsewhere_is_read(tmp_path: Path) -> None:
+    path = write_h5(tmp_path / "net.h5", dense_net(), dense_weights())
+    with h5py.File(path, "r", locking=True):
+        assert read(path).weights["dense/kernel"].shape == (2, 3)
+
+
 def test_names_too_long_for_one_attribute_come_in_parts(tmp_path: Path) -> None:
     path = write_h5(tmp_path / "net.h5", dense_net(), dense_weights())
     with h5py.File(path, "a") as file:

@@ -11,7 +11,7 @@ import io
 import math
 import mmap
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -130,7 +130,9 @@ class H5File:
         import h5py
 
         if self._path is not None:
-            return h5py.File(self._path, "r", locking=False)
+            # Who has the same file open with other flags, in this process, keeps HDF5 from opening it by its path.
+            with suppress(OSError):
+                return h5py.File(self._path, "r", locking=False)
         return h5py.File(BytesFile(self.extent), "r")
 
     def close(self) -> None:

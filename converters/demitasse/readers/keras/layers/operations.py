@@ -26,6 +26,7 @@ from demitasse.ir.ops import (
     Gather,
     Layout,
     LeakyRelu,
+    Lrn,
     MatMul,
     MaxPool,
     Pad,
@@ -221,6 +222,27 @@ def _all_whole(layer: LayerBuilder, sides: Sequence[Any]) -> bool:
     )
 
 
+@reads("ops.FloorDivide", "tf.math.floordiv", "tf.compat.v1.floor_div", "ops.Mod", "tf.math.floormod")
+def floor_division(layer: LayerBuilder) -> str:
+    """Divide and round down, or give what is left; what is left has the sign of the divisor."""
+    left, right = (
+        layer.real(side) if isinstance(side, Operand) else layer.constant(_numbers(layer, side))
+        for side in (layer.argument(0, "x1", "x"), layer.argument(1, "x2", "y"))
+    )
+    quotient = layer.unary(UnaryFunction.FLOOR, layer.div(left, right))
+    return layer.sub(left, layer.mul(right, quotient)) if layer.kind.lower().endswith("mod") else quotient
+
+
+@reads("tf.math.squared_difference")
+def squared_difference(layer: LayerBuilder) -> str:
+    """Take the square of a difference, element by element."""
+    left, right = (
+        layer.real(side) if isinstance(side, Operand) else layer.constant(_numbers(layer, side))
+        for side in (layer.argument(0, "x"), layer.argument(1, "y"))
+    )
+    return layer.unary(UnaryFunction.SQUARE, layer.sub(left, right))
+
+
 @reads("ops.Clip", "tf.clip_by_value")
 def clip(layer: LayerBuilder) -> str:
     """Limit to a range."""
@@ -412,6 +434,20 @@ def normalize(layer: LayerBuilder) -> str:
     least = float(epsilon) ** 2 if is_keras3 else float(epsilon)
     total = layer.apply(Reduce(ReduceFunction.SUM_SQUARE, axes, keepdims=True), x)
     return layer.mul(x, layer.unary(UnaryFunction.RSQRT, layer.binary(BinaryFunction.MAX, total, least)))
+
+
+@reads("tf.nn.local_response_normalization", "tf.nn.lrn")
+def local_response_normalization(layer: LayerBuilder) -> str:
+    """Divide by a power of the sum of squares of neighbouring channels."""
+    x = layer.real(_value(layer, 0, "input"))
+    if layer.rank(x) != 4:
+        raise layer.malformed("its input must have four axes")
+    size = 2 * int(layer.argument(1, "depth_radius", default=5)) + 1
+    bias, alpha, beta = (
+        float(layer.argument(place, name, default=default))
+        for place, name, default in ((2, "bias", 1.0), (3, "alpha", 1.0), (4, "beta", 0.5))
+    )
+    return layer.apply(Lrn(size, alpha * size, beta, bias, layout=Layout.CHANNELS_LAST), x)
 
 
 @reads("ops.Softmax", "tf.nn.softmax", "ops.LogSoftmax", "tf.nn.log_softmax")
