@@ -1,9 +1,17 @@
 """Break artifacts on purpose, let the validator find out, and write docs/mutations.md.
 
 Every kind of fault (tests/faults.py) is put into every net and format that can have it. A fault counts if it moves an
-output by more than float32 rounding would, which is measured without the validator. A fault that counts has to fail the
-validation, and the first layer named has to be the faulty one. Sound artifacts, on other seeds and batches, have to
-pass.
+output by more than rounding does, which is measured without the validator:
+
+- In formats of real numbers, the faulty artifact's outputs are compared with the sound one's: 1e-4 of the peak is what
+  float32 runtimes may disagree by.
+- Where an artifact holds integers, putting a fault in moves what all numbers behind it are rounded to, and that is not
+  the fault's doing. So a fault of the net is measured in the net itself, in float64, and counts if that is more than
+  the sound artifact is off from its source, or than half a step of 8 bits. A fault of the file has no such net: it
+  counts if the faulty artifact is off from the source by more than twice that, as rounding otherwise moves it as far.
+
+A fault that counts has to fail the validation, and the first layer named has to be the faulty one. Sound artifacts, on
+other seeds and in other batches, have to pass.
 
     python benchmarks/mutations.py [--nets NAME,...] [--targets onnx,tflite] [--sites 1] [--clean 250] [--json FILE]
 """
@@ -35,20 +43,23 @@ from demitasse.ir.graph import Graph, Node, Status  # noqa: E402
 from demitasse.ir.ops import Cast, DType, Layout, Reshape  # noqa: E402
 from demitasse.passes import can_change_batch, with_batch  # noqa: E402
 from demitasse.readers import read, source_format  # noqa: E402
-from demitasse.samples import Samples  # noqa: E402
 from demitasse.targets import TARGETS, lower, simplify  # noqa: E402
 from demitasse_validation.comparison import compare  # noqa: E402
 from demitasse_validation.inputs import Random, inputs_for  # noqa: E402
 from demitasse_validation.report import ArtifactReport, Severity  # noqa: E402
 from demitasse_validation.runtimes import open_runner  # noqa: E402
+from demitasse_validation.subject import QUANTIZED  # noqa: E402
 from faults import (  # noqa: E402
-    FILE_FAULTS,
     GRAPH_FAULTS,
     INPUT_FAULTS,
+    ONNX_FAULTS,
+    TFLITE_FAULTS,
     Edit,
     Stage,
     faulty,
     input_changed,
+    onnx_model,
+    onnx_sites,
     sites,
     tflite_bytes,
     tflite_model,
@@ -74,12 +85,34 @@ GOLDEN_NETS = (
 )
 CAFFE_NETS = ("mtcnn_det2", "samplenet_cifar10", "hyperlpr_hfine")
 KERAS_NETS = ("openmv_mnist_cnn", "mlperftiny_resnet8_cifar10")
-FORMATS = ("onnx", "tflite", "tflite-f16", "tflite-int8", "savedmodel")
+FORMATS = (
+    "onnx",
+    "onnx-f16",
+    "onnx-int8",
+    "tflite",
+    "tflite-f16",
+    "tflite-dynamic",
+    "tflite-int8",
+    "tflite-16x8",
+    "savedmodel",
+)
+# Those that hold integers.
+INTEGERS = frozenset({"onnx-int8", "tflite-dynamic", "tflite-int8", "tflite-16x8"})
 # TensorFlow takes a second for each small model: it is asked about some of the nets.
 SAVED_MODEL_NETS = ("residual_net", "fc_after_conv", "fcn_skip", "eltwise_coeff3", "slice_points", "pool_ave_pad")
+INTEGERS_EXPLAINED = (
+    "In integers, putting a fault in moves what all numbers behind it are rounded to, which isn't the fault's doing. "
+    "So a fault of the net is measured in the net itself, in float64, and counts if it moves an output by more than "
+    "the sound artifact is off from its source, or than half a step of 8 bits. A fault of the file has no such net: it "
+    "counts if the faulty artifact is off from the source by more than twice that, as rounding differently moves it."
+)
+# What 8 bits may be off by, in shares of what an output spans.
+HALF_STEP = 0.5 / 255
 # What float32 runtimes may disagree by, in shares of an output's peak.
 FLOAT_TOLERANCE = 1e-4
 SEED = 11
+# What is compared, and what rounding is measured on besides: its largest effect takes more than two samples to see.
+SAMPLES, MORE = Random(2, seed=SEED), Random(8, seed=SEED + 1)
 
 
 @dataclass(frozen=True)
@@ -93,19 +126,23 @@ class Net:
 
 @dataclass(frozen=True)
 class Mutant:
-    """A faulty artifact: where it is, and which layers may be named for it; none where any is right."""
+    """A faulty artifact: where it is, and which layers may be named for it; none where any is right.
+
+    `moved` is how far the fault moves the net's outputs in float64, where it is one of the net.
+    """
 
     fault: str
     group: str
     path: Path
     layers: frozenset[str]
+    moved: float | None = None
 
 
 @dataclass
 class Outcome:
     """What became of a mutant: how far it moves an output (1 is its peak), whether it was caught, what was named.
 
-    `noise` is how far the sound artifact's 8 bits move it; 0 for formats of real numbers.
+    `noise` is how far rounding may move it; 0 for formats of real numbers.
     """
 
     net: str
@@ -121,7 +158,7 @@ class Outcome:
 
     @property
     def counts(self) -> bool:
-        """Whether the fault moves an output by more than rounding: to float32, or to 8 bits in the sound artifact."""
+        """Whether the fault moves an output by more than rounding does."""
         return self.moved > max(FLOAT_TOLERANCE, self.noise)
 
 
@@ -143,13 +180,15 @@ def nets(zoo: Path) -> list[Net]:
 class Maker:
     """Writes sound and faulty artifacts of one net in one format."""
 
-    def __init__(self, net: Net, target: str, folder: Path) -> None:
+    def __init__(self, net: Net, target: str, folder: Path, batch: int | None = None) -> None:
         self.net, self.target, self.folder = net, TARGETS[target], folder
         self.source = read(net.source, net.weights)
         if can_change_batch(self.source) is None:
-            self.source = with_batch(self.source, 1, dynamic=self.target.batch is None)
+            self.source = with_batch(self.source, batch or 1, dynamic=batch is None and self.target.batch is None)
         self.honest = lower(simplify(self.source), self.target)
         self.document = self.describe(self.honest)
+        self.batch = batch or 1
+        self._truth: list[Arrays] | None = None
 
     def describe(self, lowered: Graph) -> Document:
         files = tuple(SourceFile.of(path) for path in (self.net.source, self.net.weights) if path is not None)
@@ -176,10 +215,12 @@ class Maker:
             self.target.write(lowered, path, document)
             return path
         from demitasse.quantize.calibrate import calibrate
+        from demitasse.quantize.engines import EngineKind
 
         given = inputs_for(self.source, Random(48, seed=3), None)
-        samples = Samples(given.names, lambda index: given.make(index).feeds)
-        self.target.write(lowered, path, document, calibrate(lowered, samples))
+        samples = [step.feeds for step in given.steps(self.batch)]
+        ranges = calibrate(lowered, samples, engine=EngineKind(self.target.engine))
+        self.target.write(lowered, path, document, ranges)
         return path
 
     def sound(self, name: str = "sound") -> Path:
@@ -207,7 +248,7 @@ class Maker:
                     yield mutant
         if not only:
             yield from self._interfaces()
-        if self.target.name == "tflite-int8":
+        if self.target.calibrated:
             yield from self._files(most, only)
 
     def _graph_mutant(self, name: str, group: str, graph: Graph, node: Node, edit: Edit, number: int) -> Mutant | None:
@@ -221,7 +262,21 @@ class Maker:
         except (DemitasseError, NotApplicable):  # what follows can't take what the faulty layer gives
             return None
         layers = {record.layer for record in self.document.provenance if record.tensor in node.outputs}
-        return Mutant(name, group, path, frozenset({node.origin.layer, *layers}))
+        return Mutant(name, group, path, frozenset({node.origin.layer, *layers}), self._moved(broken))
+
+    def _moved(self, broken: Graph) -> float | None:
+        """Say how far a faulty net is from the sound one in float64; None where the artifacts themselves tell."""
+        if self.target.name not in INTEGERS:
+            return None
+        if self._truth is None:
+            self._truth = list(self._evaluated(self.honest))
+        return max(moved(*both) for both in zip(self._truth, self._evaluated(broken), strict=True))
+
+    def _evaluated(self, graph: Graph) -> Iterator[Arrays]:
+        ports = {port.name: port for port in self.document.inputs}
+        for step in inputs_for(self.source, Random(2, seed=SEED), None).steps(1):
+            feeds = {name: ports[name].storage.store(array) for name, array in step.feeds.items()}
+            yield evaluate(graph, feeds, keep=list(graph.outputs))
 
     def _input_mutant(self, kind: Any, name: str, number: int) -> Mutant | None:
         chain = kind.chain(self.source.type(name).shape)
@@ -233,7 +288,7 @@ class Maker:
         except (DemitasseError, NotApplicable):
             return None
         readers = {node.origin.layer for node in self.source.consumers().get(name, [])}
-        return Mutant(kind.name, kind.group, path, frozenset(readers))
+        return Mutant(kind.name, kind.group, path, frozenset(readers), self._moved(broken))
 
     def _interfaces(self) -> Iterator[Mutant]:
         """Artifacts with other outputs than they promise."""
@@ -260,22 +315,26 @@ class Maker:
     def _files(self, most: int, only: str | None) -> Iterator[Mutant]:
         data = self.sound("file").read_bytes()
         records = {record.tensor: record.layer for record in self.document.provenance if record.status == "compared"}
-        for fault in FILE_FAULTS:
+        # An input's integers are told by a name of their own.
+        inner = {f"{name}{suffix}": records.get(name) for name in self.honest.inputs for suffix in QUANTIZED}
+        records |= {name: layer for name, layer in inner.items() if layer is not None}
+        is_onnx = self.target.suffix.endswith("onnx")
+        parse, faults = (onnx_model, ONNX_FAULTS) if is_onnx else (tflite_model, TFLITE_FAULTS)
+        for number, fault in enumerate(faults):
             if only and only not in fault.name:
                 continue
-            found = [
-                (index, seen & records.keys())
-                for index, seen in tflite_sites(tflite_model(data), fault)
-                if seen & records.keys()
-            ]
-            for index, seen in _chosen(found, most, f"{self.net.name}{fault.name}"):
-                model = tflite_model(data)
-                tensor = model.subgraphs[0].tensors[index]
-                if not fault.change(tensor, model.buffers[tensor.buffer]):
+            known = [name for name in records if name]
+            found: list[Any] = list((onnx_sites if is_onnx else tflite_sites)(parse(data), fault, known))
+            for place, seen in _chosen([each for each in found if each[1]], most, f"{self.net.name}{fault.name}"):
+                model = parse(data)
+                try:
+                    changed = fault.change(model, place)
+                except ValueError:  # integers of another size
                     continue
-                path = self.folder / f"f{zlib.crc32(fault.name.encode())}-{index}{self.target.suffix}"
-                path.write_bytes(tflite_bytes(model))
-                yield Mutant(fault.name, fault.group, path, frozenset(records[name] for name in seen))
+                if changed:
+                    path = self.folder / f"f{number}-{zlib.crc32(str(place).encode())}{self.target.suffix}"
+                    path.write_bytes(model.SerializeToString() if is_onnx else tflite_bytes(model))
+                    yield Mutant(fault.name, fault.group, path, frozenset(records[name] for name in seen))
 
 
 class NotApplicable(Exception):
@@ -299,9 +358,9 @@ def _chosen(found: list[Any], most: int, key: str) -> list[Any]:
 # --- judging ---------------------------------------------------------------------------------------------------
 
 
-def outputs(maker: Maker, path: Path, batch: int) -> Arrays | None:
+def outputs(maker: Maker, path: Path, batch: int, samples: Random = SAMPLES) -> Arrays | None:
     """Run an artifact by itself, without the validator; None if its runtime refuses it."""
-    given = inputs_for(maker.source, Random(2, seed=SEED), None)
+    given = inputs_for(maker.source, samples, None)
     try:
         runner = open_runner(path, threads=_threads(maker))
         results: dict[str, list[npt.NDArray[Any]]] = defaultdict(list)
@@ -338,15 +397,23 @@ def moved(sound: Arrays | None, broken: Arrays | None) -> float:
     return worst
 
 
-def quantization_noise(maker: Maker, sound: Arrays | None) -> float:
-    """Say how far the sound artifact's outputs are from the source's, in shares of their peaks."""
+def off(maker: Maker, given: Arrays | None, least: float = 0.0, samples: Random = SAMPLES) -> float:
+    """Say how far an artifact's outputs are from the source's, in shares of their peaks.
+
+    `least` is what they are taken to be off by at least, in shares of what they span.
+    """
     worst = 0.0
-    steps = list(inputs_for(maker.source, Random(2, seed=SEED), None).steps(1))
+    steps = list(inputs_for(maker.source, samples, None).steps(1))
     for port in maker.document.outputs:
+        if given is None or port.tensor not in given:
+            return float("inf")
         for place, step in enumerate(steps):
             exact = evaluate(maker.source, step.feeds, keep=[port.name])[port.name]
-            given = port.storage.restore((sound or {})[port.tensor][place])
-            worst = max(worst, float(np.abs(given - exact).max()) / max(float(np.abs(exact).max()), 1e-30))
+            array = port.storage.restore(given[port.tensor][place])
+            if array.shape != exact.shape or not np.isfinite(array).all():
+                return float("inf")
+            error = max(float(np.abs(array - exact).max()), least * float(exact.max() - exact.min()))
+            worst = max(worst, error / max(float(np.abs(exact).max()), 1e-30))
     return worst
 
 
@@ -365,7 +432,9 @@ def judge(maker: Maker, mutants: Sequence[Mutant]) -> list[Outcome]:
     batches = (1, 2) if dynamic else (1,)
     sound_path = maker.sound()
     sound = {batch: outputs(maker, sound_path, batch) for batch in batches}
-    noise = quantization_noise(maker, sound[1]) if maker.target.name == "tflite-int8" else 0.0
+    noise, least = 0.0, HALF_STEP if maker.target.name.endswith("int8") else 0.0
+    if maker.target.name in INTEGERS:
+        noise = max(off(maker, sound[1], least), off(maker, outputs(maker, sound_path, 1, MORE), least, MORE))
     outcomes = []
     runnable = [(mutant, {batch: outputs(maker, mutant.path, batch) for batch in batches}) for mutant in mutants]
     runnable = [(mutant, results) for mutant, results in runnable if all(results.values())]
@@ -380,7 +449,11 @@ def judge(maker: Maker, mutants: Sequence[Mutant]) -> list[Outcome]:
             threads=_threads(maker),
         )
         for (mutant, results), result in zip(runnable[start : start + 8], report.artifacts, strict=True):
-            distance = max(moved(sound[batch], results[batch]) for batch in batches)
+            distance = mutant.moved
+            if distance is None and mutant.group == "int8":
+                distance = off(maker, results[1])
+            elif distance is None:
+                distance = max(moved(sound[batch], results[batch]) for batch in batches)
             names = named(result)
             outcomes.append(
                 Outcome(
@@ -389,7 +462,7 @@ def judge(maker: Maker, mutants: Sequence[Mutant]) -> list[Outcome]:
                     mutant.fault,
                     mutant.group,
                     distance,
-                    noise,
+                    noise if mutant.moved is not None else 2 * noise,
                     not result.passed,
                     not mutant.layers or bool(names & mutant.layers),
                     " + ".join(sorted(names)),
@@ -400,19 +473,20 @@ def judge(maker: Maker, mutants: Sequence[Mutant]) -> list[Outcome]:
 
 
 def clean_runs(maker: Maker, seeds: Sequence[int]) -> Iterator[tuple[str, list[str]]]:
-    """Validate a sound artifact on other inputs and batches; yield what was said against each."""
-    path = maker.sound("clean")
+    """Validate sound artifacts on other inputs, in other batches; yield what was said against each."""
     for seed in seeds:
+        batch = 1 + seed % 4 if seed % 4 and can_change_batch(maker.source) is None else None
+        now = maker if batch is None else Maker(maker.net, maker.target.name, maker.folder, batch)
         report = compare(
-            [path],
+            [now.sound("clean")],
             maker.net.source,
             maker.net.weights,
-            inputs=Random(1 + seed % 3, seed=seed),
+            inputs=Random(1 + seed % 5, seed=seed),
             independent=False,
             threads=_threads(maker),
         )
         failures = [each.message for each in report.artifacts[0].findings if each.severity is Severity.FAILURE]
-        yield f"{maker.net.name} {maker.target.name} seed {seed}", failures
+        yield f"{maker.net.name} {maker.target.name} seed {seed} batch {batch or 'any'}", failures
 
 
 # --- the page --------------------------------------------------------------------------------------------------
@@ -430,16 +504,20 @@ def page(outcomes: Sequence[Outcome], clean: int, alarms: Sequence[str], command
         (
             f"{len(kinds)} kinds of fault, put into {len({each.net for each in outcomes})} nets and "
             f"{len({each.target for each in outcomes})} formats: {len(outcomes)} faulty artifacts. "
-            f"{len(counting)} of them count: they move an output by more than {FLOAT_TOLERANCE:g} of its peak, and in "
-            "INT8 by more than the sound artifact's 8 bits do, which is measured without the validator."
+            f"{len(counting)} of them count: they move an output by more than {FLOAT_TOLERANCE:g} of its peak, and "
+            "where an artifact holds integers by more than rounding does, which is measured without the validator."
         ),
+        "",
+        INTEGERS_EXPLAINED,
         "",
         "| | faults that count | caught | right layer named first |",
         "|---|---|---|---|",
     ]
-    floats = [each for each in counting if each.target != "tflite-int8"]
-    integers = [each for each in counting if each.target == "tflite-int8"]
-    lines += [_row("float formats", floats), _row("INT8", integers), _row("all", counting)]
+    floats = [each for each in counting if each.target not in INTEGERS]
+    integers = [each for each in counting if each.target in INTEGERS]
+    lines += [_row("float formats", floats), _row("formats of integers", integers), _row("all", counting)]
+    others = [each for each in outcomes if not each.counts]
+    lines += ["", f"Of the other {len(others)}, {sum(each.caught for each in others)} were caught too."]
     lines += ["", f"Clean runs: {clean}. False alarms: {len(alarms)}."]
     lines += ["", "## By format", "", "| | faults that count | caught | right layer named first |", "|---|---|---|---|"]
     lines += [_row(name, [each for each in counting if each.target == name]) for name in FORMATS]

@@ -8,7 +8,7 @@ its bytes. Every fault says by itself where it applies.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -49,9 +49,10 @@ from demitasse.ir.ops import (
 from demitasse.ir.weights import Array
 
 __all__ = [
-    "FILE_FAULTS",
     "GRAPH_FAULTS",
     "INPUT_FAULTS",
+    "ONNX_FAULTS",
+    "TFLITE_FAULTS",
     "Edit",
     "Fault",
     "FileFault",
@@ -59,6 +60,8 @@ __all__ = [
     "Stage",
     "faulty",
     "input_changed",
+    "onnx_model",
+    "onnx_sites",
     "sites",
     "tflite_bytes",
     "tflite_model",
@@ -725,15 +728,35 @@ INPUT_FAULTS: tuple[InputFault, ...] = (
 
 @dataclass(frozen=True)
 class FileFault:
-    """A kind of fault in a TFLite file; `change` edits a tensor in place.
+    """A kind of fault in a file of integers; `change` edits one tensor of a parsed model, and says whether it did.
 
-    `tensors` chooses those that can have it: weights or what is computed, quantized or not.
+    In TFLite a tensor is told by its number, in ONNX by the name of what `DequantizeLinear` gives. `weights` tells
+    whether it is weights or what is computed. One that reads as something else than it was written is a fault of its
+    readers; a TFLite tensor has one scale and zero point for both sides.
     """
 
     name: str
     group: str
     weights: bool
     change: Callable[[Any, Any], bool]
+
+
+def _first_seen(start: Iterable[str], readers: Mapping[str, Sequence[str]], known: Collection[str]) -> frozenset[str]:
+    """Follow tensors to what is computed from them, as far as the first of each way that is known."""
+    found, waiting, met = set(), list(start), set(start)
+    while waiting:
+        name = waiting.pop()
+        if name in known:
+            found.add(name)
+            continue
+        for reader in readers.get(name, ()):
+            if reader not in met:
+                met.add(reader)
+                waiting.append(reader)
+    return frozenset(found)
+
+
+# --- TFLite files ---
 
 
 def tflite_model(data: bytes) -> Any:
@@ -752,25 +775,48 @@ def tflite_bytes(model: Any) -> bytes:
     return bytes(builder.Output())
 
 
-def _scales(change: Callable[[Array], Array]) -> Callable[[Any, Any], bool]:
-    def apply(tensor: Any, buffer: Any) -> bool:
-        old = np.array(tensor.quantization.scale, np.float32)
+def _scales(change: Callable[[Array], Array]) -> Callable[[Any, int], bool]:
+    def apply(model: Any, index: int) -> bool:
+        quantization = model.subgraphs[0].tensors[index].quantization
+        old = np.array(quantization.scale, np.float32)
         new = change(old).astype(np.float32)
-        tensor.quantization.scale = new.tolist()
+        quantization.scale = new.tolist()
         return not np.array_equal(old, new)
 
     return apply
 
 
-def _zero_point(tensor: Any, buffer: Any) -> bool:
-    tensor.quantization.zeroPoint = [
-        point + 1 if point < 127 else point - 1 for point in np.array(tensor.quantization.zeroPoint).tolist()
+def _zero_point(model: Any, index: int) -> bool:
+    quantization = model.subgraphs[0].tensors[index].quantization
+    quantization.zeroPoint = [
+        point + 1 if point < 127 else point - 1 for point in np.array(quantization.zeroPoint).tolist()
     ]
     return True
 
 
-def _integers(change: Callable[[Array], Array]) -> Callable[[Any, Any], bool]:
-    def apply(tensor: Any, buffer: Any) -> bool:
+def _zero_point_in_bias(model: Any, index: int) -> bool:
+    """Add to a bias what a product sums up if its data's zero point is taken for one more: the sum of its weights."""
+    graph = model.subgraphs[0]
+    for operator in graph.operators:
+        if len(operator.inputs) == 3 and operator.inputs[1] == index and operator.inputs[2] >= 0:
+            kernel, bias = (graph.tensors[int(each)] for each in operator.inputs[1:])
+            weights = np.frombuffer(bytes(model.buffers[kernel.buffer].data), np.int8).reshape(list(kernel.shape))
+            kind = {2: np.int32, 4: np.int64}.get(bias.type)
+            axis = int(kernel.quantization.quantizedDimension)
+            sums = weights.sum(axis=tuple(place for place in range(weights.ndim) if place != axis), dtype=np.int64)
+            if kind is None or not sums.any():
+                return False
+            buffer = model.buffers[bias.buffer]
+            old = np.frombuffer(bytes(buffer.data), kind)
+            buffer.data = np.frombuffer((old - sums).astype(kind).tobytes(), np.uint8)
+            return True
+    return False
+
+
+def _integers(change: Callable[[Array], Array]) -> Callable[[Any, int], bool]:
+    def apply(model: Any, index: int) -> bool:
+        tensor = model.subgraphs[0].tensors[index]
+        buffer = model.buffers[tensor.buffer]
         old = np.frombuffer(bytes(buffer.data), np.int8)
         new = np.ascontiguousarray(change(old.reshape(list(tensor.shape)).copy()))
         buffer.data = np.frombuffer(new.tobytes(), np.uint8)
@@ -784,38 +830,114 @@ def _one_scale(scale: Array) -> Array:
     return scale
 
 
-FILE_FAULTS: tuple[FileFault, ...] = (
+def _two_swapped(kernel: Array) -> Array:
+    return kernel if len(kernel) < 2 else kernel[[1, 0, *range(2, len(kernel))]]
+
+
+def _shifted(kernel: Array) -> Array:
+    return np.roll(kernel.ravel(), 1).reshape(kernel.shape)
+
+
+TFLITE_FAULTS: tuple[FileFault, ...] = (
     FileFault("a tensor's scale doubled", "int8", False, _scales(lambda s: s * 2)),
     FileFault("a tensor's scale 10 % off", "int8", False, _scales(lambda s: s * 1.1)),
     FileFault("zero point off by one", "int8", False, _zero_point),
+    FileFault("zero point off by one in a bias", "int8", True, _zero_point_in_bias),
     FileFault("a layer saturated", "int8", False, _scales(lambda s: s * 0.25)),
     FileFault("per-channel scales shifted", "int8", True, _scales(lambda s: np.roll(s, 1))),
     FileFault("one channel's scale 1.5 times", "int8", True, _scales(_one_scale)),
     FileFault("a weight's sign bit", "int8", True, _integers(lambda k: _at_largest(k, lambda v: -v))),
-    FileFault(
-        "integers of two channels swapped",
-        "int8",
-        True,
-        _integers(lambda k: k if len(k) < 2 else k[[1, 0, *range(2, len(k))]]),
-    ),
-    FileFault("integers shifted by one", "int8", True, _integers(lambda k: np.roll(k.ravel(), 1).reshape(k.shape))),
+    FileFault("integers of two channels swapped", "int8", True, _integers(_two_swapped)),
+    FileFault("integers shifted by one", "int8", True, _integers(_shifted)),
 )
 
+# Numbers of element types in the schema: INT8, INT16.
+_INTEGER_TYPES = frozenset({9, 7})
 
-def tflite_sites(model: Any, fault: FileFault) -> Iterator[tuple[int, frozenset[str]]]:
-    """Yield the tensors that can have a fault, and the names of the tensors in which it is to be seen first."""
+
+def tflite_sites(model: Any, fault: FileFault, known: Collection[str]) -> Iterator[tuple[int, frozenset[str]]]:
+    """Yield the tensors that can have a fault, and the known tensors in which it is to be seen first."""
     graph = model.subgraphs[0]
+    names = [tensor.name.decode() for tensor in graph.tensors]
     made = {int(index) for operator in graph.operators for index in operator.outputs}
+    behind: dict[str, list[str]] = {}
+    for operator in graph.operators:
+        for index in operator.inputs:
+            behind.setdefault(names[int(index)], []).extend(names[int(each)] for each in operator.outputs)
     for index, tensor in enumerate(graph.tensors):
         quantization = tensor.quantization
-        if tensor.type != 9 or quantization is None or quantization.scale is None or not len(quantization.scale):
+        has_scale = quantization is not None and quantization.scale is not None and len(quantization.scale)
+        if tensor.type not in _INTEGER_TYPES or not has_scale or names[index] not in behind:
             continue
         data = model.buffers[tensor.buffer].data
         is_weight = data is not None and len(data) > 0
-        readers = [each for each in graph.operators if index in list(each.inputs)]
-        if is_weight != fault.weights or not readers or (not is_weight and index not in made):
+        if is_weight != fault.weights or (not is_weight and index not in made):
             continue
         if is_weight and (len(tensor.shape) < 2 or len(quantization.scale) < 2):
             continue
-        seen = {int(output) for reader in readers for output in reader.outputs} | (set() if is_weight else {index})
-        yield index, frozenset(graph.tensors[each].name.decode() for each in seen)
+        seen = _first_seen(behind[names[index]], behind, known)
+        yield index, seen | ({names[index]} & set(known) if not is_weight else set())
+
+
+# --- ONNX files ---
+
+
+def onnx_model(data: bytes) -> Any:
+    """Parse an ONNX file."""
+    import onnx
+
+    return onnx.load_model_from_string(data)
+
+
+def _maker(model: Any, name: str) -> Any:
+    return next((node for node in model.graph.node if name in node.output), None)
+
+
+def _of_parameter(place: int, change: Callable[[Array], Array]) -> Callable[[Any, str], bool]:
+    """Change what a `DequantizeLinear` alone reads: its integers (0), its scale (1) or its zero point (2)."""
+
+    def apply(model: Any, name: str) -> bool:
+        from onnx.numpy_helper import from_array, to_array
+
+        node = _maker(model, name)
+        old = next((each for each in model.graph.initializer if each.name == node.input[place]), None)
+        if old is None:
+            return False
+        before = to_array(old)
+        after = np.ascontiguousarray(change(before.copy()).astype(before.dtype)).reshape(before.shape)
+        node.input[place] = f"{name}/faulty"
+        model.graph.initializer.append(from_array(after, f"{name}/faulty"))
+        return not np.array_equal(before, after)
+
+    return apply
+
+
+def _one_more(zero: Array) -> Array:
+    return np.where(zero < np.iinfo(zero.dtype).max, zero, zero - 2) + 1
+
+
+ONNX_FAULTS: tuple[FileFault, ...] = (
+    FileFault("a tensor's scale doubled", "int8", False, _of_parameter(1, lambda s: s * 2)),
+    FileFault("a tensor's scale 10 % off", "int8", False, _of_parameter(1, lambda s: s * 1.1)),
+    FileFault("zero point off by one", "int8", False, _of_parameter(2, _one_more)),
+    FileFault("zero point off by one", "int8", True, _of_parameter(2, _one_more)),
+    FileFault("per-channel scales shifted", "int8", True, _of_parameter(1, lambda s: np.roll(s, 1))),
+    FileFault("one channel's scale 1.5 times", "int8", True, _of_parameter(1, _one_scale)),
+    FileFault("a weight's sign bit", "int8", True, _of_parameter(0, lambda k: _at_largest(k, lambda v: -v))),
+    FileFault("integers of two channels swapped", "int8", True, _of_parameter(0, _two_swapped)),
+    FileFault("integers shifted by one", "int8", True, _of_parameter(0, _shifted)),
+)
+
+
+def onnx_sites(model: Any, fault: FileFault, known: Collection[str]) -> Iterator[tuple[str, frozenset[str]]]:
+    """Yield what `DequantizeLinear` gives that can have a fault, and the known tensors in which it is seen first."""
+    behind: dict[str, list[str]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            behind.setdefault(name, []).extend(node.output)
+    kernels = {each.name for each in model.graph.initializer if each.data_type == 3 and len(each.dims) > 1}
+    for node in model.graph.node:
+        is_kernel = node.op_type == "DequantizeLinear" and node.input[0] in kernels
+        is_computed = node.op_type == "DequantizeLinear" and _maker(model, node.input[0]) is not None
+        if is_kernel if fault.weights else is_computed:
+            yield node.output[0], _first_seen(node.output, behind, known)

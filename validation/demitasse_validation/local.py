@@ -4,15 +4,18 @@ The reference computes one layer at a time from the artifact's own tensors, so t
 both results and falls out. What is left is the layer's own error. This is the same as running the layer of the artifact
 on the reference's inputs, and needs no surgery on the artifact.
 
-Where a format stores weights in fewer bits, the reference rounds its own in the same way: from 8-bit kernels to the
-nearest 127th of each channel's largest weight, from float16 to 11 bits. A sound quantized layer is then off by its
-output's rounding alone, about half a step, and a kernel that is 1 % too large stands out.
+Where a format stores weights in fewer bits, the reference rounds its own in the same way: for 8-bit kernels to the
+nearest 127th of each channel's largest weight, for float16 to 11 bits. A sound quantized layer is then off by its
+output's rounding alone, about half a step, and a kernel that is 1 % too large stands out. What lies between the
+operations of one layer is rounded too, by steps that nobody tells: the reference rounds a copy of it to steps of its
+own range, and what that changes is what the layer may be off by.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
 from types import MappingProxyType
 
 import numpy as np
@@ -29,24 +32,31 @@ from demitasse.ir.ops import (
     Conv,
     ConvTranspose,
     Dense,
+    Elu,
     Gather,
     Identity,
+    LeakyRelu,
     MatMul,
     MaxPool,
     Op,
     Pad,
+    PRelu,
     Reduce,
     ReduceFunction,
     Relu,
     Reshape,
     Resize,
     Slice,
+    Softmax,
     Tile,
     Transpose,
+    Unary,
 )
 from demitasse.ir.weights import Array
 from demitasse.targets import simplify
+from demitasse_validation.local_error import CLOSE, LOOSE, OVERSHOOT, WIDE, Chance, LocalError, Step
 from demitasse_validation.metrics import METRICS, Sums
+from demitasse_validation.precision import Precision, has_dynamic_kernel
 from demitasse_validation.tolerances import Rule
 
 __all__ = ["LocalError", "Locals", "Step"]
@@ -58,192 +68,54 @@ REAL_LIMIT = 2e-5
 # A coordinate of a resize is computed in float32 as well: what that adds, for each element of the image's side.
 COORDINATE = 4 * 2.0**-23
 
-# How many steps an 8-bit kernel may add to the rounding of its result: half a step for rounding, and as much again for
-# the fixed-point arithmetic that rescales sums. Sound artifacts show 0.51 for products, 0.76 for sums and means.
+# How many steps an 8-bit kernel may add to the rounding of its result: half a step for rounding, and a part of one for
+# the fixed-point arithmetic that rescales sums, once or for each operand. Sound artifacts show 0.53 for products, 0.9
+# for sums and means.
 STEPS_AN_OP: Mapping[type[Op], float] = MappingProxyType(
-    {Conv: 1.0, ConvTranspose: 1.0, Dense: 1.0, Binary: 1.5, Reduce: 1.5, AveragePool: 1.5, Concat: 1.0, MaxPool: 0.5}
+    {Conv: 0.75, ConvTranspose: 0.75, Dense: 0.75, Binary: 1.5, Reduce: 1.5, AveragePool: 1.5, Concat: 1.0, MaxPool: 0.5}
     | dict.fromkeys((Relu, Clip, Gather, Identity, Pad, Reshape, Slice, Tile, Transpose), 0.5)
 )
 
 # What at most comes of operations that only move, choose or cut numbers.
 MOVES = 0.5
 
-# What several kernels with tensors of their own between them may add up to, in steps of the last one: up to 15 in sound
-# artifacts, where the result has a smaller range than its parts.
-COMPOSED = 24.0
+# What comes of an operation that takes several kernels: each of two rounds to steps as coarse as the result's or as the
+# coarsest operand's. Sound artifacts show 1.6.
+STEPS_A_KERNEL = 1.5
 
-# A channel whose values are fitted best by a factor other than 1 is wrong if that moves its largest value by more than
-# this many steps, and if chance would hardly do so: rounding errors scatter by 0.29 steps.
-GAIN_STEPS, GAIN_SIGMAS, ROUNDING = 0.6, 10.0, 0.29
+# How many times what moving all that lies between operations by a step, this way or that, changes in the reference it
+# may change in the artifact, where it falls otherwise.
+HIDDEN_TIMES = 3.0
 
-# Where biases were corrected for what rounding kernels shifts in the mean, a channel may be off by a constant: what is
-# judged is how errors scatter about it. A slope is told from rounding only in channels that span this many steps.
-MOST_SHIFTED, LEAST_SPAN, CORRECTED_SLACK = 24.0, 16.0, 0.75
+# From which share of its range on an operand may be cut inside of an operation, as ranges there were seen otherwise.
+NEAR_END = 0.75
 
-# A calibrated range may be left a little, and now and then. A tensor that can't hold a quarter of its numbers, by a
-# good part of its range, is saturated.
-OVERSHOOT, MOST_SATURATED = 0.1, 0.25
+# Operations whose 8-bit kernels round sums twice or towards one side: what they are off by follows no chance.
+UNEVEN = (AveragePool, Clip, Reduce)
+
+# What gives each element from one of the same place.
+ELEMENTWISE = (Clip, Elu, LeakyRelu, PRelu, Relu, Softmax, Unary)
+
+# What 16-bit activations are off by besides: LiteRT scales their sums by multipliers of 15 bits, which is a step at the
+# end of the range (tflite/kernels/internal/common.cc, MultiplyByQuantizedMultiplier of int64).
+WIDE_STEPS, WIDE_SHARE = 1.0, 2.0**-14
+
+# How many of the numbers that a dynamic artifact rounds as it runs may come out a step off, being near a half.
+FLIPS = 4.0
 
 # By how much an artifact of few bits may be worse than rounding alone is in the evaluator: in decibels twice the noise,
 # at the worst element three times.
 PROPAGATED_DECIBELS, PROPAGATED_TIMES = 6.0, 3.0
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """The step of a quantized tensor, and the least and the greatest number that it can hold."""
-
-    size: float
-    low: float
-    high: float
-
-
-@dataclass
-class _Scatter:
-    """Sums, a channel each, over the elements that lie inside the tensor's range, in steps: errors about their mean."""
-
-    count: Array | float = 0.0
-    error: Array | float = 0.0
-    value: Array | float = 0.0
-    product: Array | float = 0.0
-    square: Array | float = 0.0
-    most: Array | float = -np.inf
-    least: Array | float = np.inf
-    highest: Array | float = -np.inf
-    lowest: Array | float = np.inf
-
-    def add(self, error: Array, value: Array, inside: Array) -> None:
-        """Add elements `[channels, any]`; those outside don't count, for clipping hides what they are off by."""
-        kept_error, kept_value = np.where(inside, error, 0.0), np.where(inside, value, 0.0)
-        self.count = self.count + inside.sum(axis=1)
-        self.error = self.error + kept_error.sum(axis=1)
-        self.value = self.value + kept_value.sum(axis=1)
-        self.product = self.product + (kept_error * kept_value).sum(axis=1)
-        self.square = self.square + np.square(kept_value).sum(axis=1)
-        self.most = np.maximum(self.most, np.where(inside, error, -np.inf).max(axis=1, initial=-np.inf))
-        self.least = np.minimum(self.least, np.where(inside, error, np.inf).min(axis=1, initial=np.inf))
-        self.highest = np.maximum(self.highest, np.where(inside, value, -np.inf).max(axis=1, initial=-np.inf))
-        self.lowest = np.minimum(self.lowest, np.where(inside, value, np.inf).min(axis=1, initial=np.inf))
-
-    def fault(self, allowed: float) -> str:
-        """Say what a constant for each channel does not explain."""
-        count = np.asarray(self.count, np.float64)
-        seen = count >= 2
-        if not seen.any():
-            return ""
-        some = np.maximum(count, 1)
-        shift = np.where(seen, self.error / some, 0.0)
-        if np.abs(shift).max() > MOST_SHIFTED:
-            worst = int(np.abs(shift).argmax())
-            return f"alone its channel {worst} is off by {shift[worst]:+.3g} steps, more than biases are corrected by"
-        spread = np.where(seen, np.maximum(self.most - shift, shift - self.least), 0.0)
-        if spread.max() > allowed + CORRECTED_SLACK:
-            worst = int(spread.argmax())
-            return (
-                f"alone its channel {worst} is off by up to {spread[worst]:.3g} steps, rounding explains {allowed:.3g}"
-            )
-        variance = np.maximum(self.square - self.value * self.value / some, 1e-12)
-        slope = np.where(seen, (self.product - self.error * self.value / some) / variance, 0.0)
-        span = np.where(seen, self.highest - self.lowest, 0.0)
-        moved = np.abs(slope) * span
-        wrong = (span > LEAST_SPAN) & (moved > allowed + CORRECTED_SLACK)
-        wrong &= np.abs(slope) * np.sqrt(variance) > GAIN_SIGMAS * ROUNDING
-        if not wrong.any():
-            return ""
-        worst = int(np.where(wrong, moved, 0).argmax())
-        return f"alone its channel {worst} is {100 * slope[worst]:+.2g} % too large throughout"
-
-
-@dataclass
-class LocalError:
-    """Sums over what one layer did alone.
-
-    `allowed` is how far the result may be off: steps of a quantized one, shares of its peak for a real one; None where
-    nothing can be said, as of what 8 bits compute in several roundings. In steps: `largest` is the largest error; for
-    each channel, `gain` sums the products of errors and values, `values` squares of values, and `peak` is the largest
-    of them, so that a channel which is a little too large throughout stands out; `saturated` counts what lies far
-    outside of what the tensor can hold. `propagated` measures what rounding alone does to the blob in a whole net.
-    `scatter` takes the place of `largest` and `gain` where the artifact's biases were corrected.
-    """
-
-    axis: int
-    step: Step | None = None
-    allowed: float | None = None
-    sums: Sums = field(default_factory=Sums)
-    largest: float = 0.0
-    saturated: int = 0
-    propagated: Sums = field(default_factory=Sums)
-    scatter: _Scatter | None = None
-    gain: Array | float = 0.0
-    values: Array | float = 0.0
-    peak: Array | float = 0.0
-
-    def add(self, expected: Array, given: Array) -> None:
-        """Measure one result against what the layer should have made of its inputs."""
-        if self.step is None:
-            self.sums += Sums.of(expected, given)
-            return
-        slack = OVERSHOOT * (self.step.high - self.step.low)
-        self.saturated += int(
-            np.count_nonzero((expected > self.step.high + slack) | (expected < self.step.low - slack))
-        )
-        expected = np.clip(expected, self.step.low, self.step.high)
-        self.sums += Sums.of(expected, given)
-        rows = (given.shape[self.axis], -1)
-        error = np.moveaxis((given - expected) / self.step.size, self.axis, 0).reshape(rows)
-        value = np.moveaxis(expected / self.step.size, self.axis, 0).reshape(rows)
-        if self.scatter is not None:
-            low, high = self.step.low / self.step.size + 0.5, self.step.high / self.step.size - 0.5
-            held = value + error
-            self.scatter.add(error, value, (value > low) & (value < high) & (held > low) & (held < high))
-            return
-        self.largest = max(self.largest, float(np.abs(error).max(initial=0)))
-        self.gain = self.gain + (error * value).sum(axis=1)
-        self.values = self.values + np.square(value).sum(axis=1)
-        self.peak = np.maximum(self.peak, np.abs(value).max(axis=1, initial=0))
-
-    @property
-    def figures(self) -> Mapping[str, float]:
-        """Every metric of the layer's own error."""
-        return {name: metric.of(self.sums) for name, metric in METRICS.items()}
-
-    @property
-    def fault(self) -> str:
-        """What is wrong with the layer alone, in words; empty where rounding explains its error."""
-        if self.step is not None:
-            return self._fault_in_steps()
-        share = METRICS["relative_to_peak"].of(self.sums)
-        if self.allowed is None or METRICS["relative_to_peak"].holds(share, self.allowed):
-            return ""
-        return f"alone it is off by {share:.3g} of its peak, rounding explains {self.allowed:.2g}"
-
-    def _fault_in_steps(self) -> str:
-        if self.allowed is None:
-            return ""
-        if self.saturated > MOST_SATURATED * self.sums.count:
-            return f"alone it can't hold {self.saturated} of its {self.sums.count} numbers: its 8 bits end before them"
-        if self.scatter is not None:
-            return self.scatter.fault(self.allowed)
-        if not self.largest <= self.allowed:
-            return f"alone it is off by {self.largest:.3g} steps of its 8 bits, rounding explains {self.allowed:.3g}"
-        if self.allowed >= COMPOSED:
-            return ""
-        values = np.maximum(self.values, 1e-12)
-        factor = np.asarray(self.gain / values)
-        wrong = (np.abs(factor * self.peak) > GAIN_STEPS) & (np.abs(factor) * np.sqrt(values) > GAIN_SIGMAS * ROUNDING)
-        if not wrong.any():
-            return ""
-        worst = int(np.abs(np.where(wrong, factor * self.peak, 0)).argmax())
-        return f"alone its channel {worst} is {100 * factor.ravel()[worst]:+.2g} % too large throughout"
-
-
 class Locals:
     """Computes each layer from the tensors that an artifact had, over some samples, and sums its errors.
 
     `target` is the artifact's; `steps` maps blobs to their steps, for those that are quantized; `fed` likewise, with
-    those that are computed with real numbers and quantized for their readers; `axes` maps the blobs that the artifact
-    gives to the axis of their channels. `corrected` says that its biases make up for what rounding
-    its kernels shifts in the mean.
+    those that are computed with real numbers and quantized for their readers, which `copied` names; `axes` maps the
+    blobs that the artifact gives to the axis of their channels. `step_of` tells the step of a tensor that has one, and
+    `is_there` whether the artifact has it at all. `corrected` says that biases make up for what rounding kernels shifts
+    in the mean.
     """
 
     def __init__(
@@ -254,23 +126,50 @@ class Locals:
         fed: Mapping[str, Step],
         axes: Mapping[str, int],
         *,
+        step_of: Callable[[str], Step | None],
+        is_there: Callable[[str], bool],
+        copied: frozenset[str] = frozenset(),
         corrected: bool = False,
     ) -> None:
         from threadpoolctl import ThreadpoolController
 
-        self.bits = 8 if target.endswith("int8") else 16 if target.endswith("f16") else 32
-        self.graph = simplify(graph) if self.bits < 32 else graph
+        self.precision = Precision.of(target)
+        self.graph = simplify(graph) if self.precision.bits < 32 else graph
         self.nodes = _subnets(self.graph, axes)
+        self._inner_step, self._is_there = cache(step_of), cache(is_there)
+        self.inner = self._inner_tensors(axes)
+        axes = {**axes, **dict.fromkeys(self.inner, 1)}
+        inner_steps = {name: step for name in self.inner if (step := step_of(name)) is not None}
+        steps, fed = {**steps, **inner_steps}, {**fed, **inner_steps}
+        nets = _subnets(self.graph, axes)
         self.errors = {
             name: LocalError(
                 axes[name],
                 steps.get(name),
                 self._allowed(name, nodes, steps, fed, axes),
-                scatter=_Scatter() if corrected and name in steps else None,
+                imprecise=WIDE_SHARE if self.precision.activations == 16 else 0.0,
+                corrected=corrected and name in steps,
+                chance=self._chance(nodes, fed) if name in steps else None,
+                is_composed=self._is_composed(nodes, fed),
             )
-            for name, nodes in self.nodes.items()
+            for name, nodes in nets.items()
+        }
+        copies = [name for name in self.graph.inputs if name in copied and name in fed and name in axes]
+        self.errors |= {name: LocalError(axes[name], fed[name], STEPS_AN_OP[Identity] + 0.25) for name in copies}
+        self._inner = {each for node in self.graph.nodes for each in node.outputs if each not in self.errors}
+        self._hidden = {
+            id(node): name in steps or any(map(_is_product, nodes))
+            for name, nodes in nets.items()
+            if self.errors[name].is_composed
+            for node in nodes
         }
         self._steps = fed
+        self._copied = copied
+        self._unsure = self._unsure_products(nets, steps)
+        reads = {id(node): _reads(nodes, self.graph) for nodes in nets.values() for node in nodes}
+        self._coarsest = {
+            node: max((fed[name].size for name in names if name in fed), default=0.0) for node, names in reads.items()
+        }
         self._last = {name: node for node in self.graph.nodes for name in (*node.inputs, *node.outputs)}
         self._pools = ThreadpoolController()
 
@@ -279,23 +178,81 @@ class Locals:
         name: str,
         nodes: Sequence[Node],
         steps: Mapping[str, Step],
-        quantized: Mapping[str, Step],
+        fed: Mapping[str, Step],
         axes: Mapping[str, int],
     ) -> float | None:
         """Say by how many steps a result may be off, or by which share of its peak; None where nothing can be said."""
-        if self.bits > 8:
+        if not self.precision.has_steps:
             sizes = [max(self.graph.type(n.outputs[0]).shape) for n in nodes if isinstance(n.op, Resize)]
             return REAL_LIMIT + COORDINATE * sum(sizes)
-        made = {each for node in nodes for each in node.outputs}
-        fed = {each for node in nodes for each in node.inputs if each not in made and each in self.graph.values}
+        reads = _reads(nodes, self.graph)
         if name not in steps:
-            # Real numbers from one operation: a softmax behind 8 bits, a normalization that 8 bits can't hold.
-            is_real = len(nodes) == 1 and not isinstance(nodes[0].op, Conv | ConvTranspose | Dense | MatMul)
-            return REAL_LIMIT if is_real and fed <= axes.keys() else None
+            return REAL_LIMIT if reads <= axes.keys() else None
+        wide = WIDE_STEPS if self.precision.activations == 16 else 0.0
+        coarsest = max((fed[each].size for each in reads if each in fed), default=0.0)
+        coarseness = max(1.0, coarsest / steps[name].size)
+        last = [node for node in nodes if STEPS_AN_OP.get(type(node.op), 1.0) > MOVES][-1:] or nodes[-1:]
+        if self._is_composed(nodes, fed) and self._is_told(nodes, fed) and _is_one_kernel(last[0]):
+            behind = sum(STEPS_AN_OP[type(node.op)] for node in nodes[nodes.index(last[0]) :])
+            return behind + 0.25 + wide
+        if not self._is_composed(nodes, fed):
+            # A bound that an operand's integers are cut at is one of them.
+            cut = 0.75 * coarseness if any(isinstance(node.op, Clip) for node in nodes) else 0.0
+            return sum(STEPS_AN_OP[type(node.op)] for node in nodes) + 0.25 + cut + wide
+        return STEPS_A_KERNEL * (1 + coarseness) + 0.25 + wide
+
+    def _inner_tensors(self, axes: Mapping[str, int]) -> tuple[str, ...]:
+        """Name the matrices inside of layers, as before a softmax, that the artifact gives in the source's order."""
+        readers = self.graph.consumers()
+        return tuple(
+            name
+            for node in self.graph.nodes
+            for name in node.outputs
+            if self.precision.has_steps
+            and name not in axes
+            and isinstance(node.op, Dense)
+            and self.graph.type(name).rank == 2
+            and self._is_there(name)
+            and all(isinstance(reader.op, ELEMENTWISE) for reader in readers.get(name, ()))
+        )
+
+    def fault(self, blob: str) -> str:
+        """Say what is wrong with a blob's layer alone, or with what is inside; empty where rounding explains it."""
+        inner = {name for node in self.nodes.get(blob, ()) for name in node.outputs}
+        parts = [*(name for name in self.inner if name in inner), blob]
+        return next((fault for name in parts if name in self.errors and (fault := self.errors[name].fault)), "")
+
+    def _chance(self, nodes: Sequence[Node], fed: Mapping[str, Step]) -> Chance | None:
+        """Say how closely errors follow chance, where the reference rounds all that the artifact does."""
+        if self.precision.activations != 8:
+            return None
+        is_known = not self._is_composed(nodes, fed) or self._is_told(nodes, fed)
+        if not is_known or any(isinstance(node.op, UNEVEN) for node in nodes):
+            return LOOSE
+        return CLOSE if any(map(_is_product, nodes)) else WIDE
+
+    def _is_composed(self, nodes: Sequence[Node], fed: Mapping[str, Step]) -> bool:
+        """Whether a layer rounds in between, or what goes into it isn't known in steps."""
+        if not self.precision.has_steps:
+            return False
         products = [node for node in nodes if STEPS_AN_OP.get(type(node.op), 1.0) > MOVES]
-        if not all(map(_is_one_kernel, nodes)) or len(products) > 1 or not fed or not fed <= quantized.keys():
-            return COMPOSED  # it rounds in between, or what goes in isn't known in steps
-        return sum(STEPS_AN_OP[type(node.op)] for node in nodes) + 0.25
+        reads = _reads(nodes, self.graph)
+        return not all(map(_is_one_kernel, nodes)) or len(products) > 1 or not reads or not reads <= fed.keys()
+
+    def _is_told(self, nodes: Sequence[Node], fed: Mapping[str, Step]) -> bool:
+        """Whether the steps of all that a layer reads and has inside are known."""
+        inner = {name for node in nodes[:-1] for name in node.outputs}
+        return _reads(nodes, self.graph) <= fed.keys() and all(map(self._is_there, inner))
+
+    def _unsure_products(self, nets: Mapping[str, Sequence[Node]], steps: Mapping[str, Step]) -> frozenset[int]:
+        """Find products that give real numbers, and read none that have steps: they may have a real kernel or not."""
+        found: set[int] = set()
+        for name, nodes in nets.items():
+            inner = [each for node in nodes[:-1] for each in node.outputs]
+            is_told = bool(_reads(nodes, self.graph) & self._steps.keys()) or any(map(self._inner_step, inner))
+            if self.precision.has_steps and name not in steps and not is_told:
+                found.update(id(node) for node in nodes if _is_product(node))
+        return frozenset(found)
 
     def add(
         self,
@@ -315,48 +272,154 @@ class Locals:
         with self._pools.limit(limits=1, user_api="blas"):
             try:
                 self._add(feeds, given, read)
-                if self.bits < 32:
+                if self.precision.bits < 32:
                     self._propagate(feeds, reference)
             except UsageError:
                 return  # an index that the artifact computed points nowhere: that is reported where it is compared
 
     def _add(self, feeds: Mapping[str, Array], given: Mapping[str, Array], read: Mapping[str, Array]) -> None:
         values: dict[str, Array] = {name: _real(read.get(name, feeds[name])) for name in self.graph.inputs}
+        for name in self.errors.keys() & values.keys() & given.keys():
+            self.errors[name].add(_real(given[name]), values[name])  # an input, and the integers that stand beside it
+        rough: dict[str, Array] = {}  # what lies inside of layers, rounded to steps of its own
         for node in self.graph.nodes:
             operands = [self._operand(node, name, values) for name in node.inputs]
-            for name, result in zip(node.outputs, evaluate_node(node.op, operands), strict=True):
+            made = evaluate_node(node.op, operands)
+            results = [self._held(name, result) for name, result in zip(node.outputs, made, strict=True)]
+            for name, result, rounded in zip(
+                node.outputs, results, self._rounded(node, operands, results, rough), strict=True
+            ):
                 other = given.get(name) if name in self.errors else None
                 if other is None or other.shape != result.shape or other.dtype.kind != result.dtype.kind:
                     values[name] = result
+                    if rounded is not result:
+                        rough[name] = rounded
                     continue
                 if np.isfinite(result).all():
-                    self.errors[name].add(_real(result), _real(other))
+                    excused = self._excused(node, operands) + HIDDEN_TIMES * _distance(result, rounded)
+                    place = node.outputs.index(name)
+                    candidates = [(_real(result), excused)] + [
+                        (_real(evaluate_node(node.op, changed)[place]), 0.0)
+                        for changed in self._otherwise(node, operands, {**feeds, **given})
+                    ]
+                    distances = [_distance(other, array) - slack for array, slack in candidates]
+                    expected, excused = candidates[distances.index(min(distances))]
+                    self.errors[name].add(expected, _real(other), excused, self._at_ends(node, name, operands))
                 values[name] = _real(read.get(name, other))
             for name in {*node.inputs, *node.outputs}:
                 if self._last[name] is node:
                     values.pop(name, None)
+                    rough.pop(name, None)
+
+    def _rounded(
+        self, node: Node, operands: Sequence[Array], results: Sequence[Array], rough: Mapping[str, Array]
+    ) -> Sequence[Array]:
+        """Return a node's results where what lies inside of the layer, and what goes in without a step, is rounded."""
+        if id(node) not in self._hidden:
+            return results
+        replaced = [
+            rough.get(name, self._moved(name, array) if self._is_unknown(node, name, array) else array)
+            for name, array in zip(node.inputs, operands, strict=True)
+        ]
+        changed = any(new is not old for new, old in zip(replaced, operands, strict=True))
+        made = evaluate_node(node.op, replaced) if changed else results
+        if STEPS_AN_OP.get(type(node.op), 1.0) <= MOVES:
+            return made
+        return [
+            self._moved(name, array) if name in self._inner and _is_finite(array) else array
+            for name, array in zip(node.outputs, made, strict=True)
+        ]
+
+    def _held(self, name: str, array: Array) -> Array:
+        """Return what lies inside of a layer as the artifact's integers hold it, where their step is known."""
+        step = self._inner_step(name) if name in self._inner and self.precision.has_steps else None
+        return array if step is None else _stored(step, array)
+
+    def _moved(self, name: str, array: Array) -> Array:
+        """Move what is rounded inside of a layer: in all by a step where it is known, as kernels round otherwise.
+
+        A step that the artifact doesn't name is one of the array's own range, or twice that, as calibration on many
+        samples finds a wider one than a single sample has.
+        """
+        step = self._inner_step(name)
+        if step is None and self._is_there(name):
+            return array
+        if step is not None:
+            by = step.size / HIDDEN_TIMES
+        else:
+            span = max(float(array.max()), 0.0) - min(float(array.min()), 0.0)
+            by = 2 * span / (2**self.precision.activations - 1)
+        return np.asarray(array + np.random.default_rng(0).choice([-by, by], array.shape))
+
+    def _at_ends(self, node: Node, name: str, operands: Sequence[Array]) -> Array | None:
+        """Tell the elements of a result whose operand is near an end of its range, and so may have been cut inside.
+
+        That is asked of an operation that is computed by several kernels, with tensors of their own in between.
+        """
+        step = self._steps.get(node.inputs[0])
+        if not self.errors[name].is_composed or _is_one_kernel(node) or step is None:
+            return None
+        if (
+            operands[0].shape != self.graph.type(name).shape
+            and operands[0].shape[1:] != self.graph.type(name).shape[1:]
+        ):
+            return None
+        return np.asarray((operands[0] > NEAR_END * step.high) | (operands[0] < NEAR_END * step.low))
+
+    def _otherwise(
+        self, node: Node, operands: Sequence[Array], given: Mapping[str, Array]
+    ) -> Iterator[Sequence[Array]]:
+        """Yield what a node may have computed from instead, where the artifact doesn't tell.
+
+        A real tensor that stands beside its integers is read by some in one form and by some in the other; a product of
+        real numbers may have a real kernel.
+        """
+        names = node.inputs
+        if self._copied.intersection(names) and not _is_product(node):
+            yield [
+                _real(given[n]) if n in self._copied and n in given else o for n, o in zip(names, operands, strict=True)
+            ]
+        if id(node) in self._unsure and names[1] in self.graph.weights:
+            yield [operands[0], self.graph.weights[names[1]], *operands[2:]]
+
+    def _is_unknown(self, node: Node, name: str, array: Array) -> bool:
+        """Whether an operand is a blob that the layer reads as integers of steps that aren't known."""
+        is_blob = name in self.errors or name in self.graph.inputs
+        if self._is_there(name) and any(map(self._inner_step, node.outputs)):
+            return False  # it is rounded behind this node, to steps that are known
+        return self._hidden[id(node)] and is_blob and name not in self._steps and _is_finite(array)
+
+    def _excused(self, node: Node, operands: Sequence[Array]) -> float:
+        """Say how far a result may be off as its bias is rounded, or what goes in is while the artifact runs."""
+        if not isinstance(node.op, Conv | Dense) or self.precision.kernels != 8:
+            return 0.0
+        data, kernel = operands[:2]
+        largest = float(np.abs(kernel).max(initial=0))
+        if self.precision.dynamic:
+            spans = float(data.max(initial=0) - data.min(initial=0))
+            is_rounded = kernel.size >= self.precision.least and has_dynamic_kernel(node)
+            return FLIPS * largest * spans / 255 if is_rounded else 0.0
+        step = self._coarsest.get(id(node)) or float(np.abs(data).max(initial=0)) / 127
+        return 0.5 * step * largest / 127
 
     def _propagate(self, feeds: Mapping[str, Array], reference: Mapping[str, Array]) -> None:
         """Run the whole net with every tensor and weight rounded as the artifact stores it, and nothing else wrong."""
-        values: dict[str, Array] = {name: self._stored(name, _real(feeds[name])) for name in self.graph.inputs}
+        values: dict[str, Array] = {
+            name: self._rounded_as_stored(name, _real(feeds[name])) for name in self.graph.inputs
+        }
         for node in self.graph.nodes:
             operands = [self._operand(node, name, values) for name in node.inputs]
             for name, result in zip(node.outputs, evaluate_node(node.op, operands), strict=True):
-                values[name] = self._stored(name, result)
+                values[name] = self._rounded_as_stored(name, result)
                 if name in self.errors and name in reference and reference[name].shape == result.shape:
                     self.errors[name].propagated += Sums.of(reference[name], values[name])
             for name in {*node.inputs, *node.outputs}:
                 if self._last[name] is node:
                     values.pop(name, None)
 
-    def _stored(self, name: str, array: Array) -> Array:
+    def _rounded_as_stored(self, name: str, array: Array) -> Array:
         step = self._steps.get(name)
-        if step is None or array.dtype.kind != "f":
-            return array
-        slack = OVERSHOOT * (step.high - step.low)
-        rounded = np.rint(array / step.size) * step.size
-        is_near = (rounded >= step.low - slack) & (rounded <= step.high + slack)
-        return np.asarray(np.where(is_near, np.clip(rounded, step.low, step.high), rounded))
+        return array if step is None else _stored(step, array)
 
     def operands(self, blob: str, feeds: Mapping[str, Array], given: Mapping[str, Array]) -> dict[str, Array]:
         """Return what a layer alone computes from: the artifact's tensors, and the weights, by name."""
@@ -382,20 +445,50 @@ class Locals:
             limits["max_abs"] = PROPAGATED_TIMES * largest
         else:
             return rule
-        reason = f"rounding to {self.bits} bits alone leaves {reached:.1f} dB here, and moves it by {largest:.2g}"
+        reason = (
+            f"rounding to {self.precision.bits} bits alone leaves {reached:.1f} dB here, and moves it by {largest:.2g}"
+        )
         return replace(rule, limits=MappingProxyType(limits), reason=reason)
 
     def _operand(self, node: Node, name: str, values: Mapping[str, Array]) -> Array:
         if name in values:
-            return values[name]
-        weight = self.graph.weights[name]
-        if self.bits == 32 or weight.dtype.kind != "f":
-            return weight
-        if self.bits == 16:
-            with np.errstate(over="ignore"):
-                half = weight.astype(np.float16)
-            return half.astype(np.float64) if np.isfinite(half).all() else weight
-        return _eight_bits(node, name, weight)
+            if not self.precision.dynamic or len(node.inputs) < 2 or node.inputs[1] not in self.graph.weights:
+                return values[name]
+            return self.precision.fed(node, name, values[name], self.graph.type(node.inputs[1]).size)
+        return self.precision.stored(node, name, self.graph.weights[name])
+
+
+def _is_finite(array: Array) -> bool:
+    return array.dtype.kind == "f" and array.size > 0 and bool(np.isfinite(array).all())
+
+
+def _is_product(node: Node) -> bool:
+    return isinstance(node.op, Conv | ConvTranspose | Dense | MatMul)
+
+
+def _distance(result: Array, rounded: Array) -> float:
+    """Return the largest difference; infinity where it can't be told."""
+    if rounded is result or result.dtype.kind != "f":
+        return 0.0
+    with np.errstate(invalid="ignore", over="ignore"):
+        distance = float(np.abs(rounded - result).max(initial=0))
+    return distance if np.isfinite(distance) else 0.0
+
+
+def _reads(nodes: Sequence[Node], graph: Graph) -> frozenset[str]:
+    """Name the blobs that nodes read and don't make."""
+    made = {each for node in nodes for each in node.outputs}
+    return frozenset(each for node in nodes for each in node.inputs if each not in made and each in graph.values)
+
+
+def _stored(step: Step, array: Array) -> Array:
+    """Round to a step's multiples, and cut what lies a little outside of what there is; what lies far outside stays."""
+    if array.dtype.kind != "f":
+        return array
+    slack = OVERSHOOT * (step.high - step.low)
+    rounded = np.rint(array / step.size) * step.size
+    is_near = (rounded >= step.low - slack) & (rounded <= step.high + slack)
+    return np.asarray(np.where(is_near, np.clip(rounded, step.low, step.high), rounded))
 
 
 def _real(array: Array) -> Array:
@@ -427,20 +520,3 @@ def _is_one_kernel(node: Node) -> bool:
             return function is ReduceFunction.MEAN
         case op:
             return type(op) in STEPS_AN_OP
-
-
-def _eight_bits(node: Node, name: str, weight: Array) -> Array:
-    """Round a kernel as 8-bit formats store it: symmetric, a step an output channel."""
-    if not isinstance(node.op, Conv | ConvTranspose | Dense) or name != node.inputs[1]:
-        return weight
-    if not isinstance(node.op, ConvTranspose):
-        return _rounded(weight, tuple(range(1, weight.ndim)))
-    parts = weight.reshape(node.op.groups, -1, *weight.shape[1:])
-    return _rounded(parts, (1, *range(3, parts.ndim))).reshape(weight.shape)
-
-
-def _rounded(weight: Array, axes: tuple[int, ...]) -> Array:
-    """Round to multiples of a 127th of the largest element along some axes."""
-    peak = np.abs(weight).max(axis=axes, keepdims=True).astype(np.float64)
-    step = np.where(peak > 0, peak, 1) / 127
-    return np.asarray(np.rint(weight / step) * step)

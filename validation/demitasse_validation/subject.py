@@ -21,6 +21,7 @@ from demitasse_validation.equalized import Equalization
 from demitasse_validation.health import Health
 from demitasse_validation.inputs import Step as Samples
 from demitasse_validation.local import Locals, Step
+from demitasse_validation.precision import Precision
 from demitasse_validation.ranks import Ranks, blob_kind, channel_axis, class_axis
 from demitasse_validation.report import ArtifactReport, Finding, LayerResult, Ranked, Role, Severity
 from demitasse_validation.rounding import Rounding
@@ -33,8 +34,8 @@ __all__ = ["Subject"]
 # In how many steps a run looks at each channel, runs everything twice, and compares a sample alone with it in a batch.
 CLOSE_LOOKS = 2
 
-# What the writer adds to the name of the integers that a real input or output is stored in.
-QUANTIZED = "_quantized"
+# What the writers add to the name of a real input or output for the numbers that its integers stand for.
+QUANTIZED = ("_quantized", "/dequantized")
 
 # How much larger, in shares of the peak, an error leaves an amplifier than it came.
 AMPLIFIED = 3.0
@@ -69,7 +70,7 @@ class Subject:
         names = {link.tensor: link.origin.layer for link in self._measured() if link.tensor}
         self._conduct = Conduct(self.runner, self._may_stack(), names)
         self._steps = 0
-        self._copied: set[str] = set()  # real tensors that are quantized for their readers
+        self._integers: dict[str, str] = {}  # real tensors that are quantized for their readers, and those
         self._held = self._steps_of_tensors()
         self._equalization = self._read_equalization()
         self._locals = None if is_foreign(self.document) else self._make_locals()
@@ -90,7 +91,7 @@ class Subject:
     @property
     def is_float32(self) -> bool:
         """Whether it stores and computes in float32, so that rounding to that explains all that it may be off."""
-        return not self.document.target.endswith(("int8", "f16"))
+        return Precision.of(self.document.target).bits == 32
 
     @property
     def blobs(self) -> frozenset[str]:
@@ -151,7 +152,8 @@ class Subject:
                     self._health[link.blob].add(expected, restored)
         if self._locals is not None and self._steps < CLOSE_LOOKS:
             equalized = {name: self._equalization.applied(name, array) for name, array in reference.items()}
-            self._locals.add(step.feeds, given, self._read(layers, reference), equalized)
+            inner = {name: layers[name] for name in self._locals.inner if name in layers}
+            self._locals.add(step.feeds, {**given, **inner}, {**self._read(layers, reference), **inner}, equalized)
         restored_outputs = {}
         for port in self._comparable_outputs():
             expected = reference[port.name]
@@ -165,13 +167,13 @@ class Subject:
 
     def _wanted(self) -> list[str]:
         wanted = [link.tensor for link in self._measured() if link.tensor]
-        return [*wanted, *(f"{name}{QUANTIZED}" for name in self._held)]
+        return [*wanted, *self._integers.values(), *(self._locals.inner if self._locals is not None else ())]
 
     def _read(self, layers: Mapping[str, Array], reference: Mapping[str, Array]) -> dict[str, Array]:
         """Return what the artifact computed with, in the source's order: the integers of what is quantized for it."""
         return {
             link.blob: _restored(
-                layers.get(f"{link.tensor}{QUANTIZED}", layers[link.tensor]),
+                layers[self._integers.get(link.tensor, link.tensor)],
                 link.storage,
                 reference[link.blob],
                 may_reshape=link.status is Status.IDENTITY,
@@ -199,20 +201,29 @@ class Subject:
 
     def _steps_of_tensors(self) -> dict[str, Step]:
         """Map the tensors that are integers to their steps; a real input or output has a tensor of integers beside."""
-        quantization = getattr(self.runner, "quantization", None)
         found: dict[str, Step] = {}
-        if quantization is None:
-            return found
         for link in self._measured():
-            names = [name for name in (f"{link.tensor}{QUANTIZED}", link.tensor) if name]
+            if link.tensor is None:
+                continue
+            names = [*(f"{link.tensor}{suffix}" for suffix in QUANTIZED), link.tensor]
             present = [name for name in names if name not in self.runner.missing(names)]
-            if len(present) > 1 and link.tensor is not None:
-                self._copied.add(link.tensor)
-            known = next((each for each in map(quantization, present) if each is not None), None)
-            if known is not None and link.tensor is not None and known.scale.size == 1:
-                limits, scale, zero = np.iinfo(known.dtype), float(known.scale[0]), int(known.zero_point[0])
-                found[link.tensor] = Step(scale, (limits.min - zero) * scale, (limits.max - zero) * scale)
+            if len(present) > 1:
+                self._integers[link.tensor] = present[0]
+            step = next((each for each in map(self._step_of, present) if each is not None), None)
+            if step is not None:
+                found[link.tensor] = step
         return found
+
+    def _step_of(self, tensor: str) -> Step | None:
+        """Return the step of a tensor of integers."""
+        quantization = getattr(self.runner, "quantization", None)
+        if quantization is None or self.runner.missing([tensor]):
+            return None
+        known = quantization(tensor)
+        if known is None or known.scale.size != 1:
+            return None
+        limits, scale, zero = np.iinfo(known.dtype), float(known.scale[0]), int(known.zero_point[0])
+        return Step(scale, (limits.min - zero) * scale, (limits.max - zero) * scale)
 
     def _read_equalization(self) -> Equalization:
         try:
@@ -226,12 +237,23 @@ class Subject:
         steps = {
             link.blob: fed[link.blob]
             for link in links
-            if link.blob in fed and (link.tensor in self.runner.outputs or link.tensor not in self._copied)
+            if link.blob in fed and (link.tensor in self.runner.outputs or link.tensor not in self._integers)
         }
         axes = {link.blob: channel_axis(self.graph, link.blob) for link in links}
         settings = self.document.options.get("int8")
         corrected = isinstance(settings, Mapping) and bool(settings.get("bias_correction"))
-        return Locals(self._equalization.graph, self.document.target, steps, fed, axes, corrected=corrected)
+        copied = frozenset(link.blob for link in links if link.tensor in self._integers)
+        return Locals(
+            self._equalization.graph,
+            self.document.target,
+            steps,
+            fed,
+            axes,
+            step_of=self._step_of,
+            is_there=lambda name: not self.runner.missing([name]),
+            copied=copied,
+            corrected=corrected,
+        )
 
     def _may_stack(self) -> bool:
         """Whether every input takes any number of samples at once, along the first axis of the artifact's tensor."""
@@ -299,8 +321,7 @@ class Subject:
         return tuple(blob for blob in dict.fromkeys(result.blob for result in layers) if blob in {*first, *alone})
 
     def _fault_alone(self, blob: str) -> str:
-        error = self._locals.errors.get(blob) if self._locals is not None else None
-        return "" if error is None else error.fault
+        return "" if self._locals is None else self._locals.fault(blob)
 
     def _with_role(self, result: LayerResult, layers: Sequence[LayerResult], failing: Collection[str]) -> LayerResult:
         """Say what part a layer that is off has in its error."""
@@ -360,7 +381,7 @@ class Subject:
             rule = self.rounding.rule(result.blob, rule, tally.sums.peak)
         judgement = tally.judge(rule)
         error = self._locals.errors.get(result.blob) if self._locals is not None else None
-        alone = error.fault if error is not None and tally is self._layers.get(result.blob) else ""
+        alone = self._fault_alone(result.blob) if tally is self._layers.get(result.blob) else ""
         if judgement.passed and alone and rule in self.tolerances.overrides:
             alone = ""  # who allowed the layer's error allowed its cause
         return replace(

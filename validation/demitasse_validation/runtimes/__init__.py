@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from demitasse.errors import UsageError
 from demitasse.ir.weights import Array
 
-__all__ = ["ARTIFACT_RUNNERS", "Runner", "TensorSpec", "check_feeds", "open_runner"]
+__all__ = ["ARTIFACT_RUNNERS", "Quantization", "Runner", "TensorSpec", "check_feeds", "open_runner"]
 
 
 class TensorSpec(NamedTuple):
@@ -30,6 +34,42 @@ class TensorSpec(NamedTuple):
     def __str__(self) -> str:
         dims = ", ".join("?" if dim is None else str(dim) for dim in self.shape)
         return f"{self.dtype}[{dims}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """Relates integers to real numbers: `real = scale * (integer - zero_point)`.
+
+    Where there are several scales, each belongs to one index along `axis`.
+    """
+
+    scale: npt.NDArray[np.float32]
+    zero_point: npt.NDArray[np.int64]
+    axis: int
+    dtype: np.dtype[Any]
+
+    def dequantize(self, integers: Array) -> Array:
+        """Return the real numbers, as float32."""
+        scale, zero_point = self._along(integers.ndim)
+        reals: Array = integers.astype(np.float32)
+        reals -= zero_point.astype(np.float32)
+        reals *= scale.astype(np.float32)
+        return reals
+
+    def quantize(self, reals: Array) -> Array:
+        """Return the nearest integers, limited to the type's range."""
+        scale, zero_point = self._along(reals.ndim)
+        limits = np.iinfo(self.dtype)
+        integers: Array = np.rint(reals.astype(np.float64) / scale) + zero_point
+        return np.clip(integers, limits.min, limits.max).astype(self.dtype)
+
+    def _along(self, rank: int) -> tuple[Array, Array]:
+        shape = [1] * rank
+        if self.scale.size > 1:
+            shape[self.axis] = self.scale.size
+        # A file may give one zero point for all channels.
+        zero_point = np.broadcast_to(self.zero_point, self.scale.shape)
+        return self.scale.astype(np.float64).reshape(shape), zero_point.reshape(shape)
 
 
 class Runner(Protocol):

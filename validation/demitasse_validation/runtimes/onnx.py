@@ -11,7 +11,7 @@ import numpy as np
 
 from demitasse.errors import MalformedModel
 from demitasse.ir.weights import Array
-from demitasse_validation.runtimes import TensorSpec, check_feeds
+from demitasse_validation.runtimes import Quantization, TensorSpec, check_feeds
 
 __all__ = ["OnnxRunner"]
 
@@ -78,12 +78,38 @@ class OnnxRunner:
     def missing(self, tensors: Iterable[str]) -> dict[str, str]:
         return {name: "the file has no such tensor" for name in tensors if name not in self._tensors}
 
+    def quantization(self, tensor: str) -> Quantization | None:
+        """Say how a tensor is quantized that `QuantizeLinear` and `DequantizeLinear` give; None where it isn't.
+
+        Both may say something else, as in a faulty file: it is the first that decides what numbers there can be.
+        """
+        reader = next((node for node in self._graph.node if tensor in node.output), None)
+        if reader is None or reader.op_type != "DequantizeLinear":
+            return None
+        maker = next((node for node in self._graph.node if reader.input[0] in node.output), None)
+        if maker is None or maker.op_type != "QuantizeLinear":
+            return None
+        scale, zero = (self._constant(name) for name in maker.input[1:3])
+        if scale is None or zero is None or scale.size != 1:
+            return None
+        return Quantization(scale.ravel().astype(np.float32), zero.ravel().astype(np.int64), 0, zero.dtype)
+
+    def _constant(self, name: str) -> Array | None:
+        from onnx.numpy_helper import to_array
+
+        found = next((each for each in self._graph.initializer if each.name == name), None)
+        return None if found is None else to_array(found)
+
+    @cached_property
+    def _graph(self) -> Any:
+        import onnx
+
+        return onnx.load(self.path, load_external_data=False).graph
+
     @cached_property
     def _tensors(self) -> frozenset[str]:
         """The names of everything that the graph computes, reads or holds."""
-        import onnx
-
-        graph = onnx.load(self.path, load_external_data=False).graph
+        graph = self._graph
         given = (*graph.input, *graph.initializer)
         return frozenset(value.name for value in given) | {name for node in graph.node for name in node.output if name}
 

@@ -9,49 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from demitasse.errors import MalformedModel
 from demitasse.ir.weights import Array
-from demitasse_validation.runtimes import TensorSpec, check_feeds
+from demitasse_validation.runtimes import Quantization, TensorSpec, check_feeds
 
 __all__ = ["Quantization", "TfliteRunner"]
-
-
-@dataclass(frozen=True, slots=True)
-class Quantization:
-    """Relates integers to real numbers: `real = scale * (integer - zero_point)`.
-
-    Where there are several scales, each belongs to one index along `axis`.
-    """
-
-    scale: npt.NDArray[np.float32]
-    zero_point: npt.NDArray[np.int64]
-    axis: int
-    dtype: np.dtype[Any]
-
-    def dequantize(self, integers: Array) -> Array:
-        """Return the real numbers, as float32."""
-        scale, zero_point = self._along(integers.ndim)
-        reals: Array = integers.astype(np.float32)
-        reals -= zero_point.astype(np.float32)
-        reals *= scale.astype(np.float32)
-        return reals
-
-    def quantize(self, reals: Array) -> Array:
-        """Return the nearest integers, limited to the type's range."""
-        scale, zero_point = self._along(reals.ndim)
-        limits = np.iinfo(self.dtype)
-        integers: Array = np.rint(reals.astype(np.float64) / scale) + zero_point
-        return np.clip(integers, limits.min, limits.max).astype(self.dtype)
-
-    def _along(self, rank: int) -> tuple[Array, Array]:
-        shape = [1] * rank
-        if self.scale.size > 1:
-            shape[self.axis] = self.scale.size
-        # A file may give one zero point for all channels.
-        zero_point = np.broadcast_to(self.zero_point, self.scale.shape)
-        return self.scale.astype(np.float64).reshape(shape), zero_point.reshape(shape)
 
 
 @dataclass(frozen=True, slots=True)
