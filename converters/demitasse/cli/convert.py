@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from demitasse.cli import options
 from demitasse.cli.progress import show_progress
@@ -159,6 +160,15 @@ def _curve(diagnosis: Diagnosis) -> list[str]:
     return lines
 
 
+def _strict(data: Any) -> Any:
+    """Put null in the place of infinite numbers, which JSON doesn't have."""
+    if isinstance(data, dict):
+        return {name: _strict(each) for name, each in data.items()}
+    if isinstance(data, list | tuple):
+        return [_strict(each) for each in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
+
+
 def _targets(text: str | None) -> list[str] | None:
     wanted = options.names(text)
     if wanted == []:
@@ -173,7 +183,7 @@ def _print(manifest: Manifest, arguments: argparse.Namespace) -> None:
             entry["path"] = str(artifact.path)
         data["seconds"] = {step.name: round(step.seconds, 3) for step in manifest.steps}
         data["int8"] = {
-            name: asdict(diagnosis) | {"met": diagnosis.met} for name, diagnosis in manifest.diagnoses.items()
+            name: _strict(asdict(diagnosis) | {"met": diagnosis.met}) for name, diagnosis in manifest.diagnoses.items()
         }
         print(json.dumps(data, ensure_ascii=False))
         return

@@ -23,8 +23,8 @@ from demitasse.samples import Samples
 
 __all__ = ["Order", "Settings", "make"]
 
-# One sample in so many is held back where a goal has to be measured.
-HELD_BACK = 5
+# One sample in so many is held back where a goal has to be measured; with few, one winner more or less decides.
+HELD_BACK = 3
 LEAST_SAMPLES = 10
 
 # So many samples, spread over all, tell how large each channel becomes.
@@ -126,7 +126,7 @@ def make(
 
 
 def _split(samples: Samples | None) -> tuple[Samples, Samples]:
-    """Hold back one sample in five, spread over all."""
+    """Hold back one sample in three, spread over all."""
     if samples is None or len(samples) < LEAST_SAMPLES:
         count = 0 if samples is None else len(samples)
         raise UsageError(

@@ -1,7 +1,9 @@
 """Find the fewest layers of an 8-bit net that must stay real for it to keep its accuracy.
 
-Layers are ranked by what the net gains when each alone stays real, which is measured on a few samples. Then the first
-of the ranking are kept real, more and more of them, until the target holds on all held-back samples.
+What 8 bits lose, they mostly lose in tensors: a tensor stays real where the layer that gives it and all that read it
+do. Such groups of layers are ranked by what the net gains, for each layer in them, when one group alone stays real,
+which is measured on a few samples. Then the first of the ranking are kept real, more and more of them, until the target
+holds on all held-back samples.
 """
 
 from __future__ import annotations
@@ -84,7 +86,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What was measured: layers by what each gains in decibels, the trade curve, and the chosen point."""
+    """What was measured: tensors by what each layer around them gains in decibels, the trade curve, and the choice."""
 
     goal: Goal
     ranking: tuple[tuple[str, float], ...]
@@ -130,17 +132,33 @@ def examine(
     if not measured[0].meets(goal):
         few = min(RANKING_SAMPLES, len(feeds))
         base = trial((), few).sqnr
-        names = [node.outputs[0] for node in graph.nodes if isinstance(node.op, _PRODUCTS)]
-        for done, name in enumerate(names, 1):
-            ranking.append((name, trial((name,), few).sqnr - base))
+        groups = around(graph)
+        for done, (name, layers) in enumerate(groups.items(), 1):
+            ranking.append((name, (trial(layers, few).sqnr - base) / len(layers)))
             if progress is not None:
-                progress(done, len(names))
+                progress(done, len(groups))
         ranking.sort(key=lambda entry: -entry[1])
-        _search(goal, [name for name, _ in ranking], trial, measured)
+        _search(goal, [groups[name] for name, _ in ranking], trial, measured)
     curve = tuple(measured[count] for count in sorted(measured))
     good = [point for point in curve if point.meets(goal)]
     best = max(curve, key=lambda point: (point.top1 if goal.metric == "top1" else point.sqnr, -len(point.real)))
     return Diagnosis(goal, tuple(ranking), curve, good[0] if good else best, len(feeds))
+
+
+def around(graph: Graph) -> dict[str, tuple[str, ...]]:
+    """Map each input, and each result of a product, to the products that give and read it, by their results."""
+    reached: dict[str, list[str]] = {name: [name] for name in graph.inputs}  # whose elements a value is made of
+    groups: dict[str, list[str]] = {name: [] for name in graph.inputs}
+    for node in graph.nodes:
+        sources = list(dict.fromkeys(source for name in node.inputs for source in reached.get(name, ())))
+        result = node.outputs[0]
+        if isinstance(node.op, _PRODUCTS):
+            for source in sources:
+                groups[source].append(result)
+            groups[result] = [result]
+            sources = [result]
+        reached |= dict.fromkeys(node.outputs, sources)
+    return {name: tuple(layers) for name, layers in groups.items() if layers}
 
 
 def with_between(graph: Graph, layers: Sequence[str]) -> tuple[str, ...]:
@@ -162,21 +180,33 @@ def with_between(graph: Graph, layers: Sequence[str]) -> tuple[str, ...]:
 
 
 def _search(
-    goal: Goal, names: Sequence[str], trial: Callable[[Sequence[str]], Point], measured: dict[int, Point]
+    goal: Goal, groups: Sequence[Sequence[str]], trial: Callable[[Sequence[str]], Point], measured: dict[int, Point]
 ) -> None:
-    """Keep 1, 2, 4, ... layers real until the goal holds, then halve the gap to the last count that failed."""
+    """Keep 1, 2, 4, ... groups real until the goal holds, then halve the gap to the last count that failed.
+
+    One layer at least stays in 8 bits: with all of them real, any goal would be met, and nothing gained.
+    """
+
+    def layers(count: int) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(layer for group in groups[:count] for layer in group))
+
+    def first(count: int) -> Point:
+        return trial(layers(count))
+
+    every = len(layers(len(groups)))
+    most = sum(len(layers(count)) < every for count in range(1, len(groups) + 1))
     failed, count = 0, 1
     while True:
-        count = min(count, len(names))
+        count = min(count, most)
         if count == failed:
             return
-        measured[count] = trial(names[:count])
+        measured[count] = first(count)
         if measured[count].meets(goal):
             break
         failed, count = count, 2 * count
     while count - failed > 1:
         middle = (count + failed) // 2
-        measured[middle] = trial(names[:middle])
+        measured[middle] = first(middle)
         if measured[middle].meets(goal):
             count = middle
         else:

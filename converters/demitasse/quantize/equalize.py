@@ -248,8 +248,8 @@ def choose_exponents(channels: Channels, peaks: Peaks) -> Exponents:
     """Choose a factor for each variable, from measured peaks and the kernels that read it.
 
     Returns:
-        The exponents of the channels of each product's result, in sixteenths of an octave; results of which no channel is
-        changed are left out.
+        The exponents of the channels of each product's result, in sixteenths of an octave; results without any
+        change are left out.
     """
     shares, weights = np.zeros(channels.count), np.zeros(channels.count)
     for name, peak in peaks.items():
