@@ -15,6 +15,7 @@ from demitasse.errors import UsageError
 if TYPE_CHECKING:
     from demitasse.ir.document import Document
     from demitasse.ir.graph import Graph
+    from demitasse.readers.reading import Reading
 
 __all__ = ["add_parser", "run"]
 
@@ -57,19 +58,21 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.security:
         return _security(arguments.source, arguments.json)
-    graph, traps = _read(arguments)
+    reading = _read(arguments)
+    graph = reading.graph
     if arguments.graph:
         from demitasse.ir.text import dump
 
         print(dump(graph))
         return 0
+    traps = [{"where": trap.origin.where, "trap": trap.message} for trap in reading.traps]
     if arguments.explain:
         traps = _with_targets(graph, traps)
-    rows = _rows(graph)
+    rows, summary = _rows(reading), _summary(reading)
     if arguments.json:
-        print(json.dumps(_summary(graph) | {"layers": rows, "traps": traps}, ensure_ascii=False))
+        print(json.dumps(summary | {"layers": rows, "traps": traps}, ensure_ascii=False))
         return 0
-    _print_table(graph, rows)
+    _print_table(rows, summary)
     if arguments.explain:
         _print_traps(traps)
     elif traps:
@@ -102,22 +105,23 @@ def _security(source: Path, as_json: bool) -> int:
     return 1 if findings else 0
 
 
-def _read(arguments: argparse.Namespace) -> tuple[Graph, list[dict[str, Any]]]:
-    """Read the source, without weights if none are given, along with the traps that its reader knows of."""
+def _read(arguments: argparse.Namespace) -> Reading:
+    """Read the source, without weights if none are given."""
     from demitasse.readers import READERS, read, source_format
+    from demitasse.readers.reading import Reading
 
     read_options = options.source_options(arguments) | options.reading(arguments)
     name = source_format(arguments.source)
     module = next(importlib.import_module(reader.module) for reader in READERS if reader.name == name)
     if not hasattr(module, "explain") or arguments.source.suffix == ".caffemodel":
-        return read(arguments.source, arguments.weights, **read_options), []
+        return Reading(read(arguments.source, arguments.weights, **read_options), ())
     missing = [str(path) for path in (arguments.source, arguments.weights) if path is not None and not path.exists()]
     if missing:
         raise UsageError(f"there is no such file: {', '.join(missing)}")
-    reading = module.explain(
+    reading: Reading = module.explain(
         arguments.source, arguments.weights, allow_missing_weights=arguments.weights is None, **read_options
     )
-    return reading.graph, [{"where": trap.origin.where, "trap": trap.message} for trap in reading.traps]
+    return reading
 
 
 def _with_targets(graph: Graph, traps: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -158,38 +162,43 @@ def _print_traps(traps: list[dict[str, Any]]) -> None:
         print("no traps apply")
 
 
-def _rows(graph: Graph) -> list[dict[str, Any]]:
+def _rows(reading: Reading) -> list[dict[str, Any]]:
     """Describe each source layer: its results' shapes, its parameters and its multiply-accumulates."""
     from demitasse.ir.cost import node_macs
 
+    graph = reading.graph
     cost: dict[str, int] = {}
     weights: dict[str, set[str]] = {}
     for node in graph.nodes:
         cost[node.origin.layer] = cost.get(node.origin.layer, 0) + node_macs(graph, node)
         weights.setdefault(node.origin.layer, set()).update(name for name in node.inputs if name in graph.weights)
+    held = reading.parameters
+    if held is None:
+        held = {layer: sum(graph.type(name).size for name in names) for layer, names in weights.items()}
     return [
         {
             "name": layer.origin.layer,
             "type": layer.origin.kind,
             "line": layer.origin.line,
             "shapes": [list(graph.type(name).shape) for name in layer.outputs if name in graph.values],
-            "parameters": sum(graph.type(name).size for name in weights.get(layer.origin.layer, ())),
+            "parameters": held.get(layer.origin.layer, 0),
             "macs": cost.get(layer.origin.layer, 0),
         }
         for layer in graph.layers
     ]
 
 
-def _summary(graph: Graph) -> dict[str, Any]:
+def _summary(reading: Reading) -> dict[str, Any]:
     from demitasse.ir.cost import macs
     from demitasse.passes import can_change_batch
 
+    graph = reading.graph
     fixed = can_change_batch(graph)
     return {
         "name": graph.name,
         "inputs": {name: list(graph.type(name).shape) for name in graph.inputs},
         "outputs": {name: list(graph.type(name).shape) for name in graph.outputs},
-        "parameters": graph.weights.size,
+        "parameters": graph.weights.size if reading.parameters is None else sum(reading.parameters.values()),
         "macs": macs(graph),
         "dynamic_batch": fixed is None,
         "fixed_batch_reason": fixed,
@@ -197,7 +206,7 @@ def _summary(graph: Graph) -> dict[str, Any]:
     }
 
 
-def _print_table(graph: Graph, rows: list[dict[str, Any]]) -> None:
+def _print_table(rows: list[dict[str, Any]], summary: dict[str, Any]) -> None:
     name_width = max([5, *(len(row["name"]) for row in rows)])
     type_width = max([4, *(len(row["type"]) for row in rows)])
     print(f"{'layer':{name_width}}  {'type':{type_width}}  {'parameters':>11}  {'MMACs':>9}  shape")
@@ -207,12 +216,11 @@ def _print_table(graph: Graph, rows: list[dict[str, Any]]) -> None:
             f"{row['name']:{name_width}}  {row['type']:{type_width}}  {row['parameters']:>11,}  "
             f"{row['macs'] / 1e6:>9.2f}  {shapes}"
         )
-    summary = _summary(graph)
     for kind in ("inputs", "outputs"):
         print(f"{kind}: " + ", ".join(f"{name} {'x'.join(map(str, dims))}" for name, dims in summary[kind].items()))
     print(f"{len(rows)} layers, {summary['parameters']:,} parameters, {summary['macs'] / 1e6:,.1f} million MACs")
     print("batch: dynamic" if summary["dynamic_batch"] else f"batch: fixed, as {summary['fixed_batch_reason']}")
-    for note in graph.notes:
+    for note in summary["notes"]:
         print(f"note: {note}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from demitasse.ir.graph import Graph, Origin, infer_types, live_names
@@ -20,10 +20,15 @@ class Trap(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """A graph, and the traps that its layers met."""
+    """A graph, and the traps that its layers met.
+
+    `parameters` says how many numbers the file holds for each layer, by name, where the graph holds what the reader
+    computed of them; None where its weights are the file's.
+    """
 
     graph: Graph
     traps: tuple[Trap, ...]
+    parameters: Mapping[str, int] | None = None
 
 
 def drop_dead_nodes(graph: Graph) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -73,7 +74,7 @@ def assemble(
     _record_unused(graph, model, needed, file)
     drop_dead_nodes(graph)
     graph.batch_is_dynamic = holds_for_other_batches(graph)
-    return Reading(graph, tuple(builder.assembly.traps))
+    return Reading(graph, tuple(builder.assembly.traps), _parameters(builder.assembly))
 
 
 # --- which layers are needed ------------------------------------------------------------------------------------------
@@ -229,6 +230,14 @@ def _record_unused(graph: Graph, model: Model, needed: set[tuple[str, int]], fil
                 graph.unused.add(name)
 
 
+_MOST_CALLS = 20_000
+"""Calls of layers that are read: a few nets that each call the next one twice would come to any number of them."""
+
+
+class _TooManyCalls(MalformedModel):
+    """Ends the reading at once, whatever else is wrong."""
+
+
 # --- the layers -------------------------------------------------------------------------------------------------------
 
 
@@ -253,6 +262,7 @@ class _Builder:
         self.results: dict[str, Operand] = {}
         self.assembly = Assembly(graph, file, generation, readers, expressions, self._run_wrapped)
         self._readers = readers
+        self._calls = 0
         self._offences: list[Offence] = []
         self._faults: list[MalformedModel] = []
 
@@ -308,6 +318,8 @@ class _Builder:
         """Run a call; None, with the fault noted, if it can't be read."""
         try:
             return self._run(layer, _resolved(call, done, self.file), place) or None
+        except _TooManyCalls:
+            raise
         except Unsupported as error:
             self._offences += error.offences
         except MalformedModel as error:
@@ -315,6 +327,9 @@ class _Builder:
         return None
 
     def _run(self, layer: Layer, call: Call, place: Place) -> list[Operand]:
+        self._calls += 1
+        if self._calls > _MOST_CALLS:
+            raise _TooManyCalls(f"it would take more than {_MOST_CALLS:,} calls of layers", where=self.file)
         builder = LayerBuilder(layer, call, place, self.assembly)
         if layer.model is not None:
             results = self.run_net(layer.model, builder.inputs(len(layer.model.inputs)), place)
@@ -378,6 +393,16 @@ def _resolved(call: Call, done: Mapping[tuple[str, int], Sequence[Operand] | Non
 
 
 # --- the weights ------------------------------------------------------------------------------------------------------
+
+
+def _parameters(assembly: Assembly) -> dict[str, int]:
+    """Count the numbers of each layer as Keras does; all calls of a shared layer have them once."""
+    counts: dict[str, int] = {}
+    for slot in assembly.slots.values():
+        if not slot.listed_again:
+            layer = "/".join(slot.route)
+            counts[layer] = counts.get(layer, 0) + math.prod(slot.shape)
+    return counts
 
 
 def _settle_weights(model: Model, assembly: Assembly, weights: WeightStore | None, file: str) -> None:
