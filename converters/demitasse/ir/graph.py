@@ -178,6 +178,9 @@ class Graph:
     preprocessing: Preprocessing | None = None
     layout: Layout = Layout.CHANNELS_FIRST
     batch_is_dynamic: bool = False
+    _counts: dict[str, int] = field(
+        init=False, default_factory=dict, repr=False, compare=False
+    )  # where `fresh` goes on counting
 
     def type(self, name: str) -> TensorType:
         """Return the type of a value or weight."""
@@ -232,10 +235,11 @@ class Graph:
 
     def fresh(self, name: str) -> str:
         """Return `name`, or the first of `name.2`, `name.3`, ... that is not taken."""
-        candidate, count = name, 1
+        candidate, count = name, self._counts.get(name, 1)
         while candidate in self.values or candidate in self.weights or candidate in self.merged:
             count += 1
             candidate = f"{name}.{count}"
+        self._counts[name] = max(count - 1, 1)
         return candidate
 
     def producers(self) -> dict[str, Node]:

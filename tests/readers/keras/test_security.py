@@ -20,6 +20,7 @@ from demitasse.readers.keras import Danger, read, security_findings
 from keras_files import (
     dense_net,
     dense_weights,
+    functional,
     input_layer,
     layer,
     sequential,
@@ -257,6 +258,40 @@ def test_harmless_files_have_no_findings(tmp_path: Path) -> None:
     architecture = tmp_path / "net.json"
     architecture.write_text(json.dumps(dense_net()))
     assert security_findings(whole) == security_findings(architecture) == []
+
+
+def test_a_class_that_keras_registers_as_an_authors_is_no_danger(tmp_path: Path) -> None:
+    entry = {**layer("CustomScaleLayer", "scale"), "registered_name": "Custom>CustomScaleLayer"}
+    own = write_archive(tmp_path / "own.keras", _net_with({**entry, "module": "tf_keras.src.applications"}))
+    other = write_archive(tmp_path / "other.keras", _net_with({**entry, "module": "studio.layers"}))
+    assert security_findings(own) == []
+    assert [finding.danger for finding in security_findings(other)] == [Danger.USER_CLASS]
+
+
+def _echo(depth: int) -> dict[str, Any]:
+    """Nets each of which calls the next one twice, down to a single layer."""
+    relu = layer("Activation", "relu", activation="relu")
+    net = functional([(input_layer("x", 3), []), (relu, [[["x", 0, 0, {}]]])], [["x", 0, 0]], [["relu", 0, 0]])
+    for level in range(depth):
+        inner = {**net, "config": {**net["config"], "name": f"net{level}"}}
+        calls = [[["x", 0, 0, {}]], [[f"net{level}", 0, 0, {}]]]
+        net = functional([(input_layer("x", 3), []), (inner, calls)], [["x", 0, 0]], [[f"net{level}", 1, 0]])
+    return net
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (_echo(20), "more than 20,000 calls of layers"),
+        (_net_with(layer("Dense", "a\x1b[2Jb", units=2)), "characters that can't be printed"),
+        (sequential(input_layer("x", 3), layer("ReLU", "a"), layer("ReLU", "a")), "two layers of the same name"),
+        (_net_with(layer("Rescaling", "a", scale=1e300)), "too large for float32"),
+        (_net_with(layer("Dense", "a", units=1 << 40)), "don't fit"),
+    ],
+)
+def test_a_description_that_asks_for_too_much_is_refused(config: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    with pytest.raises(MalformedModel, match=reason):
+        read(write_h5(tmp_path / "net.h5", config, dense_weights()))
 
 
 def test_a_packed_bomb_in_an_archive_is_not_unpacked(tmp_path: Path) -> None:

@@ -329,7 +329,11 @@ class LayerBuilder:
 
     def constant(self, value: Number, role: str = "constant") -> str:
         """Add numbers that the configuration states, as float32 under `layer/role`."""
-        return self._graph.add_weight(self._graph.fresh(f"{self.name}/{role}"), np.asarray(value, np.float32))
+        with np.errstate(over="ignore"):
+            array = np.asarray(value, np.float32)
+        if np.any(np.isinf(array) & np.isfinite(value)):
+            raise self.malformed("it states numbers that are too large for float32")
+        return self._graph.add_weight(self._graph.fresh(f"{self.name}/{role}"), array)
 
     def integers(self, value: int | Array, role: str = "constant") -> str:
         """Add whole numbers that the configuration states, as int32 under `layer/role`."""

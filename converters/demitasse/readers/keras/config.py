@@ -267,6 +267,8 @@ def _layer(data: object, calls: Sequence[Call], where: str, *, maybe_operation: 
         raise MalformedModel("a layer has no class_name", where=where)
     stated = config.get("name") if isinstance(config, Mapping) else None
     name = str(entry.get("name") or stated or kind.lower())
+    if not name.isprintable():  # it would be printed to a terminal
+        raise MalformedModel(f"the name {name[:100]!r} has characters that can't be printed", where=where)
     module, registered = str(entry.get("module") or ""), str(entry.get("registered_name") or "")
     origin = f"{module}>{registered}" if module or registered else ""
     bare = kind.rpartition(">")[2]
@@ -321,7 +323,13 @@ def _sequential(name: str, entries: Sequence[Any], built: object, where: str) ->
     for layer in layers:
         calls = (Call((Tensor(chain[-1].name, 0, 0),), {}),) if chain else ()
         chain.append(replace(layer, calls=calls))
+    _refuse_namesakes(name, chain, where)
     return Model(name, tuple(chain), tuple(inputs) or (Tensor(chain[0].name, 0, 0),), (Tensor(chain[-1].name, 0, 0),))
+
+
+def _refuse_namesakes(name: str, layers: Sequence[Layer], where: str) -> None:
+    if len({layer.name for layer in layers}) != len(layers):
+        raise MalformedModel(f"the net {name!r} has two layers of the same name", where=where)
 
 
 def _branches(merge: Layer, where: str) -> tuple[list[Layer], Call]:
@@ -371,8 +379,7 @@ def _functional(name: str, body: Json, entries: Sequence[Any], where: str) -> Mo
         for data, calls in zip(parsed, nodes, strict=True)
     ]
     names = {layer.name for layer in layers}
-    if len(names) != len(layers):
-        raise MalformedModel(f"the net {name!r} has two layers of the same name", where=where)
+    _refuse_namesakes(name, layers, where)
     outputs = _ends(body.get("output_layers"), where)
     within, at_the_end = _first_calls(layers, outputs, is_keras3)
     model = Model(
