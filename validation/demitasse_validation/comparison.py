@@ -38,6 +38,7 @@ from demitasse_validation.runtimes.evaluator import EvaluatorRunner
 from demitasse_validation.runtimes.keras import KerasRunner
 from demitasse_validation.subject import Subject
 from demitasse_validation.tolerances import DEFAULT, Rule, Tolerances
+from demitasse_validation.truth import Truth
 from demitasse_validation.witness import Witness
 
 __all__ = ["Progress", "compare", "document_of"]
@@ -267,7 +268,16 @@ class _Run:
     rounding: Rounding | None
 
     def everything(self) -> None:
-        """Run all samples, for each number of them that artifacts take at once; the witnesses join the first round."""
+        """Run all samples, for each number of them that artifacts take at once; the witnesses join the first round.
+
+        BLAS has one thread for it: what is multiplied here fits a core's cache, and handing it around costs more.
+        """
+        from threadpoolctl import threadpool_limits
+
+        with threadpool_limits(1, "blas"):
+            self._everything()
+
+    def _everything(self) -> None:
         rounds: dict[int, list[Subject]] = {}
         for subject in self.subjects:
             if subject.can_run:
@@ -324,7 +334,7 @@ class _Run:
         self, step: Step, subjects: Sequence[Subject], witnesses: Sequence[Witness], *, is_first_round: bool
     ) -> None:
         wanted = frozenset[str]().union(*[s.blobs for s in subjects], *[w.blobs for w in witnesses])
-        reference = self._reference(step, wanted)
+        reference = Truth(self._reference(step, wanted))
         if is_first_round and self.rounding is not None and (witnesses or any(s.is_float32 for s in subjects)):
             self.rounding.add(step.feeds, reference)
         for witness in witnesses:

@@ -72,7 +72,16 @@ COORDINATE = 4 * 2.0**-23
 # the fixed-point arithmetic that rescales sums, once or for each operand. Sound artifacts show 0.53 for products, 0.9
 # for sums and means.
 STEPS_AN_OP: Mapping[type[Op], float] = MappingProxyType(
-    {Conv: 0.75, ConvTranspose: 0.75, Dense: 0.75, Binary: 1.5, Reduce: 1.5, AveragePool: 1.5, Concat: 1.0, MaxPool: 0.5}
+    {
+        Conv: 0.75,
+        ConvTranspose: 0.75,
+        Dense: 0.75,
+        Binary: 1.5,
+        Reduce: 1.5,
+        AveragePool: 1.5,
+        Concat: 1.0,
+        MaxPool: 0.5,
+    }
     | dict.fromkeys((Relu, Clip, Gather, Identity, Pad, Reshape, Slice, Tile, Transpose), 0.5)
 )
 

@@ -23,6 +23,7 @@ __all__ = [
     "Interval",
     "Metric",
     "Ranking",
+    "Size",
     "Sums",
     "kl_divergence",
     "rank",
@@ -31,8 +32,12 @@ __all__ = [
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
-# Elements widened to float64 at a time: they stay in a core's nearest cache, and BLAS starts no threads for so few.
-BLOCK = 1 << 13
+# Elements widened to float64 at a time: they stay in a core's cache.
+BLOCK = 1 << 15
+
+# Places of an image whose channels are brought into the other order at a time, so that reading and writing both stay in
+# a core's nearest cache: three times as fast as numpy's copy.
+PLACES = 64
 
 # The largest float32, what TFLite's kernels cut an infinity to where they limit an activation to the type's range.
 LARGEST = float(np.finfo(np.float32).max)
@@ -58,15 +63,16 @@ class Sums:
     product: float = 0.0  # sum c r
 
     @classmethod
-    def of(cls, reference: Array, candidate: Array) -> Sums:
-        """Sum over a pair of tensors.
+    def of(cls, reference: Array, candidate: Array, size: Size | None = None) -> Sums:
+        """Sum over a pair of tensors; `size` is the reference's, where it is known already.
 
         Raises:
             ValueError: their shapes differ.
         """
         if reference.shape != candidate.shape:
             raise ValueError(f"shapes {reference.shape} and {candidate.shape} differ")
-        flat_reference, flat_candidate = reference.ravel(), candidate.ravel()
+        peak, square_reference = size or Size.of(reference)
+        flat_reference, flat_candidate = _flat(reference), _flat(candidate)
         figures = np.zeros((-(-flat_reference.size // BLOCK), len(_FIGURES)))
         with np.errstate(invalid="ignore", over="ignore"):
             for place, figure in enumerate(figures):
@@ -77,19 +83,20 @@ class Sums:
                     figure,
                 )
             # Maxima that meet a NaN are NaN, as sums are.
-            peak, lowest, max_abs = figures[:, :3].max(axis=0, initial=0.0).tolist()
-            total, square, square_reference, square_candidate, product = figures[:, 3:].sum(axis=0).tolist()
+            max_abs = float(figures[:, 0].max(initial=0.0))
+            total, square, square_candidate = figures[:, 1:].sum(axis=0).tolist()
         return cls(
             count=reference.size,
             nonfinite=0 if square_candidate < LARGEST**2 else _nonfinite(candidate) + _cut(reference, candidate),
             reference_nonfinite=0 if math.isfinite(square_reference) else _nonfinite(reference),
-            peak=_greater(peak, lowest),
+            peak=peak,
             max_abs=max_abs,
             abs=total,
             square=square,
             square_reference=square_reference,
             square_candidate=square_candidate,
-            product=product,
+            # (c - r)^2 = c^2 - 2 c r + r^2
+            product=(square_candidate + square_reference - square) / 2,
         )
 
     def __add__(self, other: Sums) -> Sums:
@@ -112,16 +119,47 @@ def _greater(a: float, b: float) -> float:
     return a if math.isnan(a) or a >= b else b
 
 
-# What is measured of a block, in this order: maxima first, then sums.
-_FIGURES = ("highest", "lowest", "max_abs", "abs", "square", "square_reference", "square_candidate", "product")
+class Size(NamedTuple):
+    """How large a tensor is: its largest element, signs left away, and the sum of all squares."""
+
+    peak: float
+    square: float
+
+    @classmethod
+    def of(cls, tensor: Array) -> Size:
+        """Measure a tensor; a NaN in it is one in both."""
+        flat = _flat(tensor)
+        peak = square = 0.0
+        with np.errstate(invalid="ignore", over="ignore"):
+            for start in range(0, flat.size, BLOCK):
+                block = flat[start : start + BLOCK].astype(np.float64, copy=False)
+                peak = _greater(_greater(float(block.max()), -float(block.min())), peak)
+                square += float(block @ block)
+        return cls(peak, square)
+
+
+# What is measured of a block, in this order: a maximum first, then sums.
+_FIGURES = ("max_abs", "abs", "square", "square_candidate")
 
 
 def _measure(reference: Floats, candidate: Floats, figures: Floats) -> None:
     """Measure one block of each tensor into a row of `_FIGURES`."""
     error = candidate - reference
-    figures[4:] = error @ error, reference @ reference, candidate @ candidate, candidate @ reference
+    figures[2:] = error @ error, candidate @ candidate
     np.abs(error, out=error)
-    figures[:4] = reference.max(), -reference.min(), error.max(), error.sum()
+    figures[:2] = error.max(), error.sum()
+
+
+def _flat(array: Array) -> Array:
+    """Return all elements in order; a view where they are, quickly where an image stores its channels last."""
+    if array.ndim < 3 or array.flags.c_contiguous or not np.moveaxis(array, 1, -1).flags.c_contiguous:
+        return array.ravel()
+    samples, channels = array.shape[:2]
+    places = np.moveaxis(array, 1, -1).reshape(samples, -1, channels)
+    flat = np.empty((samples, channels, places.shape[1]), array.dtype)
+    for start in range(0, places.shape[1], PLACES):
+        flat[:, :, start : start + PLACES] = places[:, start : start + PLACES].swapaxes(1, 2)
+    return flat.ravel()
 
 
 def _nonfinite(array: Array) -> int:

@@ -51,7 +51,8 @@ class Rounding:
             results = evaluate(self.graph, feeds, dtype=np.float32, keep=wanted)
         for name in wanted:
             with np.errstate(invalid="ignore", over="ignore"):
-                error = float(np.abs(results.pop(name) - reference[name]).max(initial=0.0))
+                difference = results.pop(name) - reference[name]
+                error = float(max(difference.max(initial=0.0), -difference.min(initial=0.0)))
             if np.isfinite(error):
                 self._largest[name] = max(self._largest.get(name, 0.0), error)
 

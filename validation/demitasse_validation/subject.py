@@ -28,6 +28,7 @@ from demitasse_validation.rounding import Rounding
 from demitasse_validation.runtimes import Runner, TensorSpec
 from demitasse_validation.tally import Tally, describe_excess
 from demitasse_validation.tolerances import Rule, Tolerances
+from demitasse_validation.truth import Truth
 
 __all__ = ["Subject"]
 
@@ -129,7 +130,7 @@ class Subject:
 
     # --- what it gives ---
 
-    def add(self, step: Samples, reference: Mapping[str, Array]) -> None:
+    def add(self, step: Samples, reference: Truth) -> None:
         """Run one step and measure everything in it against the source's values."""
         feeds = self._feeds(step)
         start = time.perf_counter()
@@ -147,7 +148,7 @@ class Subject:
                 )
                 given[link.blob] = restored
                 restored = self._equalization.undone(link.blob, restored)
-                self._layers[link.blob].add(expected, restored, step.label)
+                self._layers[link.blob].add(expected, restored, step.label, reference.size(link.blob))
                 if self._steps < CLOSE_LOOKS:
                     self._health[link.blob].add(expected, restored)
         if self._locals is not None and self._steps < CLOSE_LOOKS:
@@ -158,7 +159,7 @@ class Subject:
         for port in self._comparable_outputs():
             expected = reference[port.name]
             restored = _restored(outputs[port.tensor], port.storage, expected, may_reshape=False)
-            self._outputs[port.name].add(expected, restored, step.label)
+            self._outputs[port.name].add(expected, restored, step.label, reference.size(port.name))
             restored_outputs[port.name] = restored
         self._steps += 1
         for ranks in self._ranks:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from demitasse.ir.weights import Array
-from demitasse_validation.metrics import METRICS, Sums
+from demitasse_validation.metrics import METRICS, Size, Sums
 from demitasse_validation.tolerances import Rule
 
 __all__ = ["Judgement", "Tally", "describe_excess"]
@@ -31,12 +31,15 @@ class Tally:
     fault: str = ""
     _worst: float = -1.0
 
-    def add(self, reference: Array, candidate: Array, sample: str) -> None:
-        """Measure one more result; another shape than the reference's is a fault, and nothing is measured then."""
+    def add(self, reference: Array, candidate: Array, sample: str, size: Size | None = None) -> None:
+        """Measure one more result; another shape than the reference's is a fault, and nothing is measured then.
+
+        `size` is the reference's, where it is known already.
+        """
         if candidate.shape != reference.shape:
             self.fault = f"its shape is {list(candidate.shape)} instead of {list(reference.shape)} (sample {sample})"
             return
-        sums = Sums.of(reference, candidate)
+        sums = Sums.of(reference, candidate, size)
         self.sums += sums
         error = math.inf if math.isnan(sums.max_abs) else sums.max_abs
         if error > self._worst:

@@ -7,11 +7,9 @@ finding of its own.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from demitasse.ir.graph import Graph, SourceLayer, Status
-from demitasse.ir.weights import Array
 from demitasse_validation.align import sources_of_divergence
 from demitasse_validation.inputs import Step
 from demitasse_validation.ranks import blob_kind
@@ -21,6 +19,7 @@ from demitasse_validation.runtimes import Runner
 from demitasse_validation.subject import divergence_findings, health_findings
 from demitasse_validation.tally import Tally
 from demitasse_validation.tolerances import Rule, Tolerances
+from demitasse_validation.truth import Truth
 
 __all__ = ["Witness"]
 
@@ -50,13 +49,13 @@ class Witness:
         """The source's blobs that it gives."""
         return frozenset(self._all) - self.runner.missing(self._all).keys()
 
-    def add(self, step: Step, reference: Mapping[str, Array]) -> None:
+    def add(self, step: Step, reference: Truth) -> None:
         """Run one step and measure every blob that the runtime gives."""
         start = time.perf_counter()
         results = self.runner.run_layers(step.feeds, self.blobs)
         self.seconds += time.perf_counter() - start
         for name, array in results.items():
-            self._tallies.setdefault(name, Tally()).add(reference[name], array, step.label)
+            self._tallies.setdefault(name, Tally()).add(reference[name], array, step.label, reference.size(name))
 
     def report(self) -> RuntimeReport:
         """Judge everything that was added, and say which layers the runtime lacks."""
