@@ -11,6 +11,7 @@ import pytest
 
 from demitasse.cli import main
 from demitasse.ir.document import Document
+from demitasse.quantize.processor import may_saturate
 from demitasse.targets import target_of
 
 pytestmark = pytest.mark.usefixtures("golden")
@@ -96,3 +97,39 @@ def test_what_was_asked_for_is_recorded(
     out = tmp_path / "net.int8.tflite"
     assert converted(source, out, "--calibration", noise(tmp_path, source), "-q", *options) == 0
     assert document_of(out).options["int8"].items() >= recorded.items()
+
+
+@pytest.mark.parametrize(("machine", "recorded"), [("x86_64", "uint8"), ("aarch64", "int8")])
+def test_onnx_integers_have_a_sign_where_the_processor_prefers_it(
+    machine: str, recorded: str, source: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    out, call = tmp_path / "net.int8.onnx", ("--calibration", noise(tmp_path, source), "-q")
+    assert converted(source, out, *call) == 0
+    assert document_of(out).options["int8"]["activations"] == recorded
+    assert converted(source, out, *call, "--int8-activations", "signed", "--int8-io") == 0
+    assert document_of(out).options["int8"]["activations"] == "int8"
+    assert converted(source, tmp_path / "net.int8.tflite", *call) == 0
+    assert "activations" not in document_of(tmp_path / "net.int8.tflite").options["int8"]
+
+
+@pytest.mark.parametrize(("flags", "notes"), [("avx2 fma", 1), ("avx2 avx512_vnni", 0), ("avx2 avx_vnni", 0)])
+def test_sums_that_may_saturate_are_noted(
+    flags: str,
+    notes: int,
+    source: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor\t: 0\nflags\t\t: fpu {flags}\n")
+    assert may_saturate("x86_64", cpuinfo) is bool(notes)
+    assert not may_saturate("aarch64", cpuinfo)
+    assert not may_saturate("x86_64", tmp_path / "none")
+    monkeypatch.setattr("demitasse.quantize.processor.may_saturate", lambda: may_saturate("x86_64", cpuinfo))
+    call = ("--calibration", noise(tmp_path, source), "--int8-activations")
+    assert converted(source, tmp_path / "net.int8.onnx", *call, "unsigned") == 0
+    assert capsys.readouterr().out.count("this processor has no VNNI") == notes
+    assert converted(source, tmp_path / "net.int8.onnx", *call, "signed") == 0
+    assert "VNNI" not in capsys.readouterr().out

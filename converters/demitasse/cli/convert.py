@@ -118,6 +118,12 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
         help="bring channels that share 8 bits to a like size, where the net computes the same (default: yes)",
     )
     group.add_argument(
+        "--int8-activations",
+        choices=("signed", "unsigned"),
+        help="ONNX: the integers between layers (default: unsigned on x86, which has products of unsigned by signed "
+        "bytes, else signed)",
+    )
+    group.add_argument(
         "--int8-target",
         metavar="top1=0.99|sqnr=20",
         help="keep as few layers real as it takes to reach this on held-back samples (sqnr in decibels); "
@@ -140,6 +146,7 @@ def _quantization(arguments: argparse.Namespace) -> Settings:
         method=Method(arguments.calibrate),
         bias_correction=arguments.bias_correction,
         equalize=arguments.equalize,
+        signed=None if arguments.int8_activations is None else arguments.int8_activations == "signed",
         ranges=arguments.ranges,
         goal=None if arguments.int8_target is None else Goal.parse(arguments.int8_target),
         recipe=arguments.recipe,
@@ -198,5 +205,21 @@ def _print(manifest: Manifest, arguments: argparse.Namespace) -> None:
         verdict = "met" if diagnosis.met else "NOT met; the best found is kept"
         print(f"{name}: {diagnosis.goal} on {diagnosis.samples} held-back samples: {verdict}")
         print("\n".join(_curve(diagnosis)))
-    for note in manifest.notes:
+    for note in (*manifest.notes, *_processor_notes(manifest, arguments)):
         print(f"note: {note}")
+
+
+def _processor_notes(manifest: Manifest, arguments: argparse.Namespace) -> list[str]:
+    """Say what this processor makes of an artifact; that depends on it, and stands in no document."""
+    if not any(artifact.target == "onnx-int8" for artifact in manifest.artifacts):
+        return []
+    from demitasse.quantize.processor import may_saturate, prefers_signed
+
+    signed = prefers_signed() if arguments.int8_activations is None else arguments.int8_activations == "signed"
+    if signed or not may_saturate():
+        return []
+    note = (
+        "this processor has no VNNI: it adds pairs of products of unsigned by signed bytes in 16 bits, which may "
+        "saturate in onnx-int8; validate it here, or choose --int8-activations signed"
+    )
+    return [note]

@@ -16,6 +16,7 @@ from demitasse.quantize.calibrate import choose, observe
 from demitasse.quantize.doctor import Diagnosis, Goal, examine
 from demitasse.quantize.engines import EngineKind, open_engine, open_real, stored_inputs
 from demitasse.quantize.equalize import Channels, Exponents, choose_exponents, equalize, measure_peaks
+from demitasse.quantize.processor import prefers_signed
 from demitasse.quantize.ranges import Method
 from demitasse.quantize.storage import Calibration, load_calibration, load_recipe, save_calibration
 from demitasse.quantize.symptoms import symptoms
@@ -45,6 +46,7 @@ class Settings:
         method: how ranges are chosen.
         bias_correction: whether biases make up for what rounding the kernels shifts in the mean.
         equalize: whether channels of 8-bit tensors are brought to a like size where the net computes the same.
+        signed: whether the integers of ONNX models have a sign; None leaves that to the kind of this processor.
         ranges: a file with ranges; it is read where it holds those of a target, else written.
         goal: what an artifact must reach; as few layers as can be stay real for it.
         recipe: a file that says which layers stay real; with a goal, it is written.
@@ -53,6 +55,7 @@ class Settings:
     method: Method = Method.AUTO
     bias_correction: bool = True
     equalize: bool = True
+    signed: bool | None = None
     ranges: Path | None = None
     goal: Goal | None = None
     recipe: Path | None = None
@@ -98,15 +101,19 @@ def make(
     real = _kept(order, settings)
     document = replace(order.document, notes=(*order.document.notes, *calibration.notes))
     order = replace(order, graph=equalize(order.graph, calibration.equalized), document=document)
+    signed = None
+    if order.engine is EngineKind.ONNX_RUNTIME:
+        signed = prefers_signed() if settings.signed is None else settings.signed
     equalized = {name: list(exponents) for name, exponents in calibration.equalized.items()}
 
     def write(path: Path, kept: Sequence[str]) -> None:
         document = order.document
         options = {**document.options, "int8": settings.to_dict() | {"real": list(kept), "equalized": equalized}}
-        means = calibration.means if settings.bias_correction else None
-        order.write(
-            order.graph, path, replace(document, options=options), calibration.ranges, means=means, real=tuple(kept)
-        )
+        given: dict[str, Any] = {"means": calibration.means if settings.bias_correction else None, "real": tuple(kept)}
+        if signed is not None:
+            options["int8"] |= {"activations": "int8" if signed else "uint8"}
+            given["signed"] = signed
+        order.write(order.graph, path, replace(document, options=options), calibration.ranges, **given)
 
     if settings.goal is None or held is None:
         write(order.path, real)

@@ -43,7 +43,8 @@ class OnnxRunner:
     """Runs the untouched file for its outputs, and a copy in memory with more outputs for its layers.
 
     The copy runs as it is written, without the rewriting that ONNX Runtime does on load, so every tensor that is asked
-    for is really computed. Arithmetic is float32 throughout: none of the runtime's fast-math options is set.
+    for is really computed. Arithmetic is float32 throughout: none of the runtime's fast-math options is set. Inputs and
+    outputs that are integers with a scale are taken and given as real numbers.
 
     Raises:
         MalformedModel: ONNX Runtime refuses the file.
@@ -56,6 +57,7 @@ class OnnxRunner:
         self.runtime = f"ONNX Runtime {onnxruntime.__version__} (CPU)"
         self._threads = threads
         self._session = self._open(path)
+        self._quantized: dict[str, Quantization] = {}
         self.inputs = self._specs(self._session.get_inputs())
         self.outputs = self._specs(self._session.get_outputs())
         self._extended: Any = None
@@ -83,16 +85,30 @@ class OnnxRunner:
 
         Both may say something else, as in a faulty file: it is the first that decides what numbers there can be.
         """
+        if tensor in self._quantized:
+            return self._quantized[tensor]
         reader = next((node for node in self._graph.node if tensor in node.output), None)
         if reader is None or reader.op_type != "DequantizeLinear":
             return None
         maker = next((node for node in self._graph.node if reader.input[0] in node.output), None)
         if maker is None or maker.op_type != "QuantizeLinear":
             return None
-        scale, zero = (self._constant(name) for name in maker.input[1:3])
+        return self._stepped(maker)
+
+    def _stepped(self, node: Any) -> Quantization | None:
+        """Return the steps of a conversion with one step for all elements."""
+        scale, zero = (self._constant(name) for name in node.input[1:3])
         if scale is None or zero is None or scale.size != 1:
             return None
         return Quantization(scale.ravel().astype(np.float32), zero.ravel().astype(np.int64), 0, zero.dtype)
+
+    def _port(self, name: str) -> Quantization | None:
+        """Return the steps of an input that `DequantizeLinear` reads, or an output that `QuantizeLinear` gives."""
+        for node in self._graph.node:
+            reads = node.op_type == "DequantizeLinear" and node.input[0] == name
+            if reads or (node.op_type == "QuantizeLinear" and name in node.output):
+                return self._stepped(node)
+        return None
 
     def _constant(self, name: str) -> Array | None:
         from onnx.numpy_helper import to_array
@@ -147,10 +163,18 @@ class OnnxRunner:
     def _run(self, session: Any, names: list[str], feeds: Mapping[str, Array]) -> dict[str, Array]:
         if not names:
             return {}
+        stored = {
+            name: self._quantized[name].quantize(array) if name in self._quantized else array
+            for name, array in feeds.items()
+        }
         try:
-            return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+            results = dict(zip(names, session.run(names, stored), strict=True))
         except self._errors as error:
             raise MalformedModel(f"ONNX Runtime can't run it: {error}", where=str(self.path)) from error
+        return {
+            name: self._quantized[name].dequantize(array) if name in self._quantized else array
+            for name, array in results.items()
+        }
 
     @cached_property
     def _errors(self) -> tuple[type[Exception], ...]:
@@ -164,5 +188,10 @@ class OnnxRunner:
             if port.type not in DTYPES:
                 raise MalformedModel(f"{port.name!r} is a {port.type}, not a tensor of numbers", where=str(self.path))
             shape = tuple(dim if isinstance(dim, int) else None for dim in port.shape)
-            specs[port.name] = TensorSpec(shape, DTYPES[port.type])
+            steps = self._port(port.name) if DTYPES[port.type] in {"int8", "uint8"} else None
+            if steps is None:
+                specs[port.name] = TensorSpec(shape, DTYPES[port.type])
+            else:
+                self._quantized[port.name] = steps
+                specs[port.name] = TensorSpec(shape, "float32", DTYPES[port.type])
         return specs

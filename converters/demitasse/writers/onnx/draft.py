@@ -84,6 +84,7 @@ class Draft:
         initializers: for each weight that some node reads, how the artifact holds it.
         internal: values that the graph doesn't know, made while one of its nodes was composed.
         dims: the dimensions of each value of the graph, the batch by name.
+        stored: inputs and outputs of the graph that the artifact holds as integers, with ONNX's number of their type.
     """
 
     def __init__(self, graph: Graph, opset: int, named: Container[str | None] = ()) -> None:
@@ -94,6 +95,7 @@ class Draft:
         self.initializers: dict[str, list[Initializer]] = {}
         self.internal: list[ValueInfoProto] = []
         self.dims = _dims(graph)
+        self.stored: dict[str, int] = {}
         self.consumers = graph.consumers()
         self.counted_pads = self._find_counted_pads(named)
         self._names = {*graph.values, *graph.weights}
@@ -107,6 +109,10 @@ class Draft:
 
     def describe(self, name: str) -> ValueInfoProto:
         """Describe a value of the graph."""
+        if name in self.stored:
+            from onnx.helper import make_tensor_value_info
+
+            return make_tensor_value_info(name, self.stored[name], self.dims[name])
         return value_info(name, self.graph.type(name).dtype, self.dims[name])
 
     def fresh(self, name: str) -> str:

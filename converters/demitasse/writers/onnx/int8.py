@@ -86,17 +86,19 @@ def write_int8(
         means: the mean of each value's channels, where biases shall make up for what rounding the kernels shifts.
         real: values of the graph whose nodes compute with real numbers.
         opset: see `demitasse.writers.onnx.write`.
-        int8_io: must not be set: inputs and outputs are real numbers.
+        int8_io: whether inputs and outputs are integers too, of the type that activations have: what stood between
+            them and the net, a `QuantizeLinear` or `DequantizeLinear`, is left to the caller.
         signed: whether activations are signed integers (S8S8) instead of unsigned ones (U8S8).
 
     Raises:
-        UsageError: the ranges aren't those of this graph, or something is asked for that there isn't.
+        UsageError: the ranges aren't those of this graph.
     """
-    if int8_io:
-        raise UsageError("onnx-int8 takes and gives real numbers: leave out --int8-io, or ask for tflite-int8")
     draft = assemble(graph, document, opset)
     dtype = np.dtype(np.int8 if signed else np.uint8)
-    _Quantization(draft, ranges, means or {}, dtype, frozenset(real)).apply()
+    quantization = _Quantization(draft, ranges, means or {}, dtype, frozenset(real))
+    quantization.apply()
+    if int8_io:
+        quantization.open_ports()
     write_model(path, parts(draft, document), draft.initializers, graph.weights)
 
 
@@ -214,6 +216,60 @@ class _Quantization:
         read = {name for node in self._made for name in node.input}
         for every in self.draft.initializers.values():
             every[:] = [held for held in every if held.name in read]
+
+    def open_ports(self) -> None:
+        """Let the net take and give the integers themselves.
+
+        An input is read through its `DequantizeLinear` alone; what an output is made of goes through a `QuantizeLinear`
+        of its own, or that which it has.
+        """
+        from onnx.helper import np_dtype_to_tensor_dtype
+
+        graph = self.draft.graph
+        ports = [name for name in (*graph.inputs, *graph.outputs) if graph.type(name).dtype.is_float]
+        missing = sorted(name for name in ports if self._root(name) not in self.ranges)
+        if missing:
+            raise UsageError(f"{len(missing)} tensors have no range, {missing[0]!r} for one: calibrate this net anew")
+        nodes = self.draft.nodes
+        for name in graph.inputs:
+            if name in ports:
+                self._open_input(name, nodes)
+        for name in graph.outputs:
+            if name in ports and name not in graph.inputs:
+                self._open_output(name, nodes)
+        self.draft.stored = dict.fromkeys(ports, np_dtype_to_tensor_dtype(self.dtype))
+
+    def _open_input(self, name: str, nodes: list[NodeProto]) -> None:
+        maker = next((node for node in nodes if node.op_type == "QuantizeLinear" and node.input[0] == name), None)
+        if maker is None or name not in self.stored:
+            real = self.draft.fresh(f"{name}/dequantized")
+            _rename(nodes, {name: real})
+            nodes.insert(0, self._port("DequantizeLinear", name, name, real))
+            return
+        nodes.remove(maker)
+        _rename(nodes, {name: self._dequantized(name)})
+        _rename(nodes, {maker.output[0]: name})
+
+    def _open_output(self, name: str, nodes: list[NodeProto]) -> None:
+        producer = next(node for node in nodes if name in node.output)
+        real = self.draft.fresh(f"{name}/dequantized")
+        _rename(nodes, {name: real})
+        if producer.op_type != "DequantizeLinear":
+            nodes.append(self._port("QuantizeLinear", name, real, name))
+            return
+        _rename(nodes, {producer.input[0]: name})
+        if not any(real in node.input for node in nodes):
+            nodes.remove(producer)
+
+    def _port(self, operator: str, value: str, source: str, result: str) -> NodeProto:
+        """Return a conversion between a port and the net, with the steps of the port's range."""
+        from onnx.helper import make_node
+
+        steps = self._steps(value)
+        parameters = [self._parameter(f"{value}/scale", steps.scale), self._parameter(f"{value}/zero", steps.zero)]
+        return make_node(
+            operator, [source, *parameters], [result], self.draft.node_name(f"{value}/{operator}", operator)
+        )
 
     def _rewrite(self, node: NodeProto) -> None:
         """Let an integer node read integers, by way of `DequantizeLinear`."""
@@ -348,6 +404,14 @@ def _mean_shift(weights: Array, kernel: _Kernel, means: Array) -> Array | None:
         return None
     split = sums.reshape(groups, -1, sums.shape[1])
     return np.asarray(np.einsum("goi,gi->go", split, means.reshape(groups, -1)).reshape(-1))
+
+
+def _rename(nodes: list[NodeProto], names: Mapping[str, str]) -> None:
+    """Give values other names wherever they are made and read."""
+    for node in nodes:
+        for places in (node.input, node.output):
+            for place, name in enumerate(places):
+                places[place] = names.get(name, name)
 
 
 def _transposes(node: NodeProto) -> bool:
