@@ -54,7 +54,7 @@ from demitasse.ir.ops import (
 )
 from demitasse.ir.weights import Array
 from demitasse.targets import simplify
-from demitasse_validation.local_error import CLOSE, LOOSE, OVERSHOOT, WIDE, Chance, LocalError, Step
+from demitasse_validation.local_error import CLOSE, LOOSE, OVERSHOOT, WIDE, WIDE_RANGE, Chance, LocalError, Step
 from demitasse_validation.metrics import METRICS, Sums
 from demitasse_validation.precision import Precision, has_dynamic_kernel
 from demitasse_validation.tolerances import Rule
@@ -97,7 +97,7 @@ STEPS_A_KERNEL = 1.5
 HIDDEN_TIMES = 3.0
 
 # From which share of its range on an operand may be cut inside of an operation, as ranges there were seen otherwise.
-NEAR_END = 0.75
+NEAR_END = 0.5
 
 # Operations whose 8-bit kernels round sums twice or towards one side: what they are off by follows no chance.
 UNEVEN = (AveragePool, Clip, Reduce)
@@ -231,10 +231,10 @@ class Locals:
         parts = [*(name for name in self.inner if name in inner), blob]
         return next((fault for name in parts if name in self.errors and (fault := self.errors[name].fault)), "")
 
-    def _chance(self, nodes: Sequence[Node], fed: Mapping[str, Step]) -> Chance | None:
+    def _chance(self, nodes: Sequence[Node], fed: Mapping[str, Step]) -> Chance:
         """Say how closely errors follow chance, where the reference rounds all that the artifact does."""
         if self.precision.activations != 8:
-            return None
+            return WIDE_RANGE
         is_known = not self._is_composed(nodes, fed) or self._is_told(nodes, fed)
         if not is_known or any(isinstance(node.op, UNEVEN) for node in nodes):
             return LOOSE
