@@ -238,24 +238,26 @@ def section(title: str, rows: Iterable[Row]) -> str:
     return "\n".join([*head, *(row.line() for row in rows)])
 
 
-INTRODUCTION = """# Keras applications
+INTRODUCTION = """# Keras
 
-Every architecture of `keras.applications`, with random seeded weights, saved by Keras and read by Demitasse, which
-runs none of its code. `image` is the side of the image in pixels, `read` the time to read the .h5 file. The other
-columns are the largest difference from the logits that Keras itself computes, as a share of the largest logit: of the
-.h5 file and of the .keras archive as they were read (run by the float64 evaluator), and of the ONNX and TFLite files
-made from the .h5 file (run by onnxruntime and LiteRT). Anything above 1e-4 would be marked (!). Keras computes in
-float32.
+What Demitasse, which runs none of its code, makes of what Keras saves. First every architecture of
+`keras.applications`, with random seeded weights. `image` is the side of the image in pixels, `read` the time to read
+the .h5 file. The other columns are the largest difference from the logits that Keras itself computes, as a share of the
+largest logit: of the .h5 file and of the .keras archive as they were read (run by the float64 evaluator), and of the
+ONNX and TFLite files made from the .h5 file (run by onnxruntime and LiteRT). Anything above 1e-4 would be marked (!).
+Keras computes in float32. Then real files.
 
-Written by `benchmarks/keras_applications.py`.
+Written by `benchmarks/keras_applications.py` and `benchmarks/keras_zoo.py`.
 """
+ORDER = ("Keras", "tf-keras", "Real")
 
 
-def write(document: Path, title: str, rows: Iterable[Row]) -> None:
-    """Put a section into the document; those of other packages stay."""
+def place(document: Path, text: str) -> None:
+    """Put a section into the document; those with another first word in their titles stay."""
     parts = document.read_text("utf-8").split("\n## ")[1:] if document.exists() else []
-    kept = [f"## {part}".rstrip() for part in parts if part.partition(" ")[0] != title.partition(" ")[0]]
-    sections = sorted([*kept, section(title, rows)])
+    kept = {part.split(maxsplit=1)[0]: f"## {part}".rstrip() for part in parts}
+    kept[text.split(maxsplit=2)[1]] = text
+    sections = [kept[word] for word in ORDER if word in kept]
     document.write_text("\n\n".join([INTRODUCTION.rstrip(), *sections]) + "\n", "utf-8")
 
 
@@ -282,7 +284,7 @@ def main() -> int:
         print(f"nothing was written: {error}", file=sys.stderr)
         return 2
     if not options.names:
-        write(options.out, f"{PACKAGES[options.package]} {version}", rows)
+        place(options.out, section(f"{PACKAGES[options.package]} {version}", rows))
     return 0 if all(row.passes for row in rows) else 1
 
 
