@@ -16,12 +16,16 @@ from onnx import TensorProto, helper, numpy_helper
 
 from demitasse.errors import MalformedModel, MissingDependency, UsageError
 from demitasse.readers import read
+from demitasse_validation.inputs import Step
 from demitasse_validation.runtimes import Runner, TensorSpec, open_runner
 from demitasse_validation.runtimes.evaluator import EvaluatorRunner
 from demitasse_validation.runtimes.onnx import OnnxRunner
 from demitasse_validation.runtimes.opencv import OpenCvRunner
 from demitasse_validation.runtimes.pycaffe import PyCaffeRunner
 from demitasse_validation.runtimes.tflite import Quantization, TfliteRunner
+from demitasse_validation.tolerances import DEFAULT
+from demitasse_validation.truth import Truth
+from demitasse_validation.witness import Witness
 
 X = np.array([[-3.0, 1.0, 2.0]], np.float32)
 
@@ -222,7 +226,7 @@ def test_what_opencv_can_not_run_is_said(golden: Path, capfd: pytest.CaptureFixt
     results = runner.run_layers(inputs, blobs)
     absent = runner.missing(blobs)
     assert results.keys() | absent.keys() == set(blobs)
-    assert 'OpenCV can\'t run this net: Can\'t create layer "a" of type "Threshold"' in absent["a"]
+    assert 'OpenCV can\'t run this layer: Can\'t create layer "a" of type "Threshold"' in absent["a"]
     assert capfd.readouterr() == ("", "")
 
 
@@ -267,6 +271,39 @@ def test_convolutions_that_are_not_called_like_their_tops(golden: Path, name: st
     results = runner.run_layers(feeds, expected)
     assert results.keys() == expected.keys()
     assert all(np.allclose(results[blob], expected[blob], atol=1e-5) for blob in expected)
+
+
+CUT_NET = """
+input: "x" input_shape { dim: 1 dim: 2 dim: 4 dim: 4 }
+layer { name: "p1" type: "Power" bottom: "x" top: "p1" power_param { shift: 1 scale: 2 } }
+# layer { name: "a comment" }
+layer { name: "c" type: "Clip" bottom: "p1" top: "c" clip_param { min: -1 max: 2 } }
+layer { name: "p2" type: "Power" bottom: "c" top: "p2" power_param { shift: 3 } }
+layer { name: "c2" type: "Clip" bottom: "p2" top: "p2" clip_param { min: 0 max: 4 } }
+layer { name: "p3" type: "Power" bottom: "p2" top: "p3" power_param { scale: 3 } }
+layer { name: "e" type: "Eltwise" bottom: "p1" bottom: "p3" top: "e" }
+"""
+
+
+def test_a_net_is_cut_at_layers_that_opencv_lacks(tmp_path: Path) -> None:
+    pytest.importorskip("cv2")
+    source = tmp_path / "net.prototxt"
+    source.write_text(CUT_NET)
+    graph = read(source)
+    feeds = {"x": np.random.default_rng(0).standard_normal((1, 2, 4, 4)).astype(np.float32)}
+    blobs = [blob for layer in graph.layers for blob in layer.outputs]
+    truth = Truth(EvaluatorRunner(graph).run_layers(feeds, blobs))
+    witness = Witness("opencv", OpenCvRunner(source, None, graph), graph, DEFAULT)
+    witness.add(Step(("one",), feeds, None), truth)
+    report = witness.report()
+    layers = {layer.blob: layer for layer in report.layers}
+    assert [blob for blob, layer in layers.items() if layer.passed] == ["x", "p1", "p2@p2", "p3", "e"]
+    assert layers["c"].passed is None
+    assert "can't run this layer" in layers["c"].note
+    assert layers["p1"].note == ""
+    assert layers["p2@p2"].note == "computed from the evaluator's 'c'"
+    assert layers["e"].note == "computed from the evaluator's 'p2'"
+    assert {finding.kind for finding in report.findings} == {"no-second-opinion", "cut"}
 
 
 def test_all_outputs_of_a_layer_are_kept(zoo: Path) -> None:

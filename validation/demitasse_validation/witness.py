@@ -7,9 +7,11 @@ finding of its own.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from demitasse.ir.graph import Graph, SourceLayer, Status
+from demitasse.ir.weights import Array
 from demitasse_validation.align import sources_of_divergence
 from demitasse_validation.inputs import Step
 from demitasse_validation.ranks import blob_kind
@@ -52,16 +54,28 @@ class Witness:
     def add(self, step: Step, reference: Truth) -> None:
         """Run one step and measure every blob that the runtime gives."""
         start = time.perf_counter()
-        results = self.runner.run_layers(step.feeds, self.blobs)
+        results = self._run(step, reference)
         self.seconds += time.perf_counter() - start
         for name, array in results.items():
             self._tallies.setdefault(name, Tally()).add(reference[name], array, step.label, reference.size(name))
 
+    def _run(self, step: Step, reference: Truth) -> Mapping[str, Array]:
+        """Run one step; a runtime that cut the net gets what it doesn't compute from the evaluator."""
+        before = self._cut
+        fed = {name: reference[name] for name in before}
+        results = self.runner.run_layers({**step.feeds, **fed}, self.blobs)
+        return results if self._cut == before else self._run(step, reference)
+
+    @property
+    def _cut(self) -> tuple[str, ...]:
+        return tuple(getattr(self.runner, "cut", ()))
+
     def report(self) -> RuntimeReport:
         """Judge everything that was added, and say which layers the runtime lacks."""
         absent = self.runner.missing(self._all)
+        behind = self._behind_cuts()
         layers = tuple(
-            self._result(layer, blob, absent.get(blob, ""))
+            self._result(layer, blob, absent.get(blob, ""), behind.get(blob, ""))
             for layer in self.graph.layers
             for blob in layer.outputs
             if blob in self.graph.values
@@ -86,9 +100,26 @@ class Witness:
             message = f"{self.runner.runtime} gives no second opinion on {layers_lacked}: {reasons}"
             severity = Severity.WARNING if nothing else Severity.NOTE
             findings.append(Finding(severity, "no-second-opinion", message))
+        if behind:
+            fed = ", ".join(map(repr, self._cut))
+            message = f"{self.runner.runtime} ran without what it lacks: {len(behind)} blobs follow from {fed} as given"
+            findings.append(Finding(Severity.NOTE, "cut", f"{message} by the evaluator"))
         return RuntimeReport(self.name, self.runner.runtime, layers, tuple(findings), self.seconds)
 
-    def _result(self, layer: SourceLayer, blob: str, absent: str) -> LayerResult:
+    def _behind_cuts(self) -> dict[str, str]:
+        """Say of each blob that depends on one which the evaluator gave from which."""
+        behind: dict[str, tuple[str, ...]] = {name: (name,) for name in self._cut}
+        for layer in self.graph.layers:
+            from_which = tuple(dict.fromkeys(each for name in layer.inputs for each in behind.get(name, ())))
+            if from_which:
+                behind |= {name: from_which for name in layer.outputs if name not in behind}
+        return {
+            name: f"computed from the evaluator's {', '.join(map(repr, origins))}"
+            for name, origins in behind.items()
+            if name not in self._cut
+        }
+
+    def _result(self, layer: SourceLayer, blob: str, absent: str, behind: str) -> LayerResult:
         result = LayerResult(
             layer=layer.origin.layer,
             type=layer.origin.kind,
@@ -115,5 +146,5 @@ class Witness:
             limits=dict(rule.limits),
             reason=rule.reason,
             worst_sample=self._tallies[blob].worst_sample,
-            note=judgement.fault,
+            note=judgement.fault or behind,
         )

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from demitasse.errors import MissingDependency
+from demitasse.errors import MalformedModel, MissingDependency
 from demitasse.ir.graph import Graph
 from demitasse.ir.weights import Array
 from demitasse.readers.caffe.net import Layer, read_net
 from demitasse_validation.runtimes import check_feeds
 from demitasse_validation.runtimes.evaluator import specs
+from demitasse_validation.runtimes.prototxt_cut import Cut, CutNet, input_name, refused_layers
 
 __all__ = ["OpenCvRunner"]
 
@@ -64,7 +65,8 @@ class OpenCvRunner:
 
     OpenCV knows results by their layers, so values that an in-place layer overwrites are there too. Fusion and Winograd
     convolution are off: each layer is computed as it stands. What OpenCV can't run, or is known to misread, is no
-    error here: `missing` tells the reason, as this runtime only supports findings about the others.
+    error here: `missing` tells the reason, as this runtime only supports findings about the others. A net with layers
+    that OpenCV refuses is cut there: `cut` names the blobs that the layers behind have to be fed with, besides inputs.
 
     Raises:
         MissingDependency: OpenCV isn't installed, or is a release without the Caffe importer.
@@ -84,6 +86,7 @@ class OpenCvRunner:
         self._threads = threads
         self._refusal = ""
         self._known: frozenset[str] = frozenset()
+        self.cut: dict[str, str] = {}
         self._places: dict[str, _Place] = {}
         self._unusable: dict[str, str] = {}
         self._net: Any = None
@@ -93,16 +96,73 @@ class OpenCvRunner:
         layers = {layer.name: layer for layer in read_net(source, None).layers}
         self._places = _places(graph, layers)
         self._unusable = _namesakes(graph, self._places) | _misread(graph, layers)
+        self._source, self._weights = source, weights
         try:
-            with _quiet():
-                self._net = cv2.dnn.readNetFromCaffe(str(source), str(weights or ""))
+            self._net = self._opened(source.read_bytes())
         except cv2.error as error:
-            self._refusal = _reason(error)
+            self._cut(_reason(error))
+
+    def _opened(self, prototxt: bytes) -> Any:
+        """Load a net.
+
+        Raises:
+            cv2.error: OpenCV refuses it.
+        """
+        import cv2
+
+        weights = b"" if self._weights is None else self._weights.read_bytes()
+        with _quiet():
+            net = cv2.dnn.readNetFromCaffe(
+                np.frombuffer(prototxt, np.uint8),
+                np.frombuffer(weights, np.uint8) if weights else np.zeros(0, np.uint8),
+            )
+        net.setPreferableBackend(cv2.dnn.DNN_BACKEND_OPENCV)
+        net.enableFusion(False)
+        net.enableWinograd(False)
+        self._known = frozenset(net.getLayerNames())
+        return net
+
+    def _cut(self, reason: str) -> None:
+        """Load the net without the layers that OpenCV refuses; what they give is fed to the layers behind them."""
+        self._net, self._refusal = None, reason
+        try:
+            whole = CutNet.of(self._source.read_text("utf-8"))
+        except (MalformedModel, UnicodeDecodeError):
             return
-        self._net.setPreferableBackend(cv2.dnn.DNN_BACKEND_OPENCV)
-        self._net.enableFusion(False)
-        self._net.enableWinograd(False)
-        self._known = frozenset(self._net.getLayerNames())
+        blobs: dict[str, list[str]] = {}
+        for each in self.graph.layers:
+            blobs.setdefault(each.origin.layer, []).extend(each.outputs)
+        given = {
+            f"{layer.name}/{top}": (layer.name, input_name(layer, top), blob)
+            for layer in whole.layers
+            for top, blob in zip(layer.tops, blobs.get(layer.name, ()), strict=False)
+            if blob in self.graph.values
+        }
+        shapes = {name: self.graph.type(blob).shape for name, (_, _, blob) in given.items()}
+        refused = refused_layers(whole, shapes, self._tried)
+        if refused:
+            self._net, self._refusal = self._opened(whole.without(refused, shapes).text.encode()), ""
+            self.cut = {
+                blob: name for layer, name, blob in given.values() if layer in refused and blob not in self.inputs
+            }
+            reasons = {blob: refused[layer] for layer, _, blob in given.values() if layer in refused}
+            self._unusable |= {blob: f"OpenCV can't run this layer: {why}" for blob, why in reasons.items()}
+
+    def _tried(self, cut: Cut) -> str:
+        """Load a net and run it on zeros; return why OpenCV refuses, or nothing."""
+        import cv2
+
+        inputs = {name: self.graph.type(name).shape for name in self.inputs if f'"{name}"' in cut.text}
+        try:
+            net = self._opened(cut.text.encode())
+            with _quiet(), self._limited_threads():
+                for name, shape in (inputs | cut.inputs).items():
+                    net.setInput(np.zeros(shape, np.float32), name)
+                if len(net.getLayerNames()):
+                    net.forward(net.getUnconnectedOutLayersNames())
+        except cv2.error as error:
+            return _reason(error) or "it says no more"
+        return ""
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         return self.run_layers(feeds, self.outputs)
@@ -110,7 +170,7 @@ class OpenCvRunner:
     def run_layers(self, feeds: Mapping[str, Array], tensors: Iterable[str]) -> dict[str, Array]:
         import cv2
 
-        check_feeds(self.graph.name, self.inputs, feeds)
+        check_feeds(self.graph.name, self.inputs, {name: array for name, array in feeds.items() if name in self.inputs})
         wanted = list(dict.fromkeys(tensors))
         absent = self.missing(wanted)
         results = {name: feeds[name] for name in wanted if name in feeds}
@@ -120,10 +180,13 @@ class OpenCvRunner:
         try:
             with _quiet(), self._limited_threads():
                 for name, array in feeds.items():
-                    self._net.setInput(np.ascontiguousarray(array), name)
+                    self._net.setInput(np.ascontiguousarray(array, np.float32), self.cut.get(name, name))
                 given = self._forward([self._places[name] for name in computed])
         except cv2.error as error:
-            self._refusal = _reason(error)
+            if not self.cut:
+                self._cut(_reason(error))
+            else:
+                self._refusal = _reason(error)
             return results
         for name in computed:
             layer, output = self._places[name]
