@@ -85,6 +85,7 @@ class OpenCvRunner:
         self.outputs = specs(graph, graph.outputs)
         self._threads = threads
         self._refusal = ""
+        self._is_cut = False
         self._known: frozenset[str] = frozenset()
         self.cut: dict[str, str] = {}
         self._places: dict[str, _Place] = {}
@@ -124,7 +125,7 @@ class OpenCvRunner:
 
     def _cut(self, reason: str) -> None:
         """Load the net without the layers that OpenCV refuses; what they give is fed to the layers behind them."""
-        self._net, self._refusal = None, reason
+        self._net, self._refusal, self._is_cut = None, reason, True
         try:
             whole = CutNet.of(self._source.read_text("utf-8"))
         except (MalformedModel, UnicodeDecodeError):
@@ -183,11 +184,11 @@ class OpenCvRunner:
                     self._net.setInput(np.ascontiguousarray(array, np.float32), self.cut.get(name, name))
                 given = self._forward([self._places[name] for name in computed])
         except cv2.error as error:
-            if not self.cut:
-                self._cut(_reason(error))
-            else:
+            if self._is_cut:
                 self._refusal = _reason(error)
-            return results
+                return results
+            self._cut(_reason(error))
+            return results if self.cut or self._refusal else self.run_layers(feeds, wanted)
         for name in computed:
             layer, output = self._places[name]
             if output < len(given[layer]):
