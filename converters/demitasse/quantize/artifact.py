@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,8 @@ from demitasse.ir.graph import Graph
 from demitasse.ir.preprocessing import Preprocessing
 from demitasse.quantize.calibrate import choose, observe
 from demitasse.quantize.doctor import Diagnosis, Goal, examine
-from demitasse.quantize.engines import EngineKind, open_engine, open_real, stored_inputs
-from demitasse.quantize.equalize import Channels, Exponents, choose_exponents, equalize, measure_peaks
+from demitasse.quantize.engines import EngineKind, cores, open_engine, open_real, stored_inputs
+from demitasse.quantize.equalize import Channels, Exponents, Peaks, add_peaks, choose_exponents, equalize
 from demitasse.quantize.processor import prefers_signed
 from demitasse.quantize.ranges import Method
 from demitasse.quantize.storage import Calibration, load_calibration, load_recipe, save_calibration
@@ -29,7 +31,7 @@ HELD_BACK = 3
 LEAST_SAMPLES = 10
 
 # So many samples, spread over all, tell how large each channel becomes.
-PEAK_SAMPLES = 16
+PEAK_SAMPLES = 8
 
 # 16 bits hold small channels beside large ones.
 WIDE = frozenset({"tflite-16x8"})
@@ -183,8 +185,12 @@ def _exponents(order: Order, samples: Samples) -> Exponents:
     few = samples.pick(range(0, len(samples), -(-len(samples) // PEAK_SAMPLES)))
     with tempfile.TemporaryDirectory(prefix="demitasse-") as folder:
         engine = open_engine(order.graph, order.engine, Path(folder))
-        feeds = (stored_inputs(order.graph, few.make(place), name) for place, name in enumerate(few.names))
-        return choose_exponents(channels, measure_peaks(channels, map(engine.run, feeds)))
+        peaks: Peaks = {}
+        with ThreadPoolExecutor(cores()) as pool:
+            for place, name in enumerate(few.names):
+                feed = stored_inputs(order.graph, few.make(place), name)
+                engine.show(feed, partial(add_peaks, peaks, channels), pool)
+    return choose_exponents(channels, peaks)
 
 
 def _kept(order: Order, settings: Settings) -> tuple[str, ...]:

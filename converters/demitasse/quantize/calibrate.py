@@ -94,15 +94,17 @@ def observe(
         ThreadPoolExecutor(cores()) as pool,
     ):
         runner = open_engine(graph, engine, Path(folder))
+        axis = 1 if engine is EngineKind.ONNX_RUNTIME else -1
+
+        def take(name: str, array: Array) -> None:
+            histograms.setdefault(name, Histogram(axis)).add(array, count=count)
+
         for done, (where, sample) in enumerate(_named(samples), 1):
-            results = runner.run(stored_inputs(graph, sample, where))
-            for name in results:
-                histograms.setdefault(name, Histogram(1 if engine is EngineKind.ONNX_RUNTIME else -1))
-            list(pool.map(partial(_add, count=count), [histograms[name] for name in results], results.values()))
-            for name in results:
-                if not np.isfinite((histograms[name].low, histograms[name].high)).all():
+            runner.show(stored_inputs(graph, sample, where), take, pool)
+            for name, histogram in histograms.items():
+                if not np.isfinite((histogram.low, histogram.high)).all():
                     raise UsageError(f"{where}: {name!r} becomes infinite or not a number; INT8 needs finite values")
-            del sample, results
+            del sample
             if progress is not None:
                 progress(done, total)
     if not done:
@@ -112,10 +114,6 @@ def observe(
 
 def _error(histogram: Histogram, range: Range) -> float:
     return float(squared_error(histogram, *range))
-
-
-def _add(histogram: Histogram, array: Array, *, count: bool) -> None:
-    histogram.add(array, count=count)
 
 
 def _named(samples: Iterable[Sample]) -> Iterator[tuple[str, Sample]]:

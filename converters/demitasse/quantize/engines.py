@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import os
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,14 +33,15 @@ class EngineKind(enum.Enum):
 class Engine(Protocol):
     """Runs one model on stored inputs."""
 
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]: ...
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the real-valued tensors that the model gives, and those that it takes."""
+
+    def show(self, feeds: Mapping[str, Array], take: Callable[[str, Array], None], pool: Executor) -> None:
+        """Hand these tensors to `take`, several at once on a pool; none of them may be kept."""
 
 
 def open_engine(graph: Graph, kind: EngineKind, folder: Path) -> Engine:
-    """Write a graph as a float model into `folder` and open it; a run gives every real-valued tensor.
-
-    What LiteRT gives are views, of which none may be held when it runs again.
-    """
+    """Write a graph as a float model into `folder` and open it; a run gives every real-valued tensor."""
     if kind is EngineKind.LITERT:
         path = folder / "all.tflite"
         with path.open("wb") as file:
@@ -85,11 +87,19 @@ class LiteRtEngine:
         }
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        self._invoke(feeds)
+        return {name: view().copy() for name, view in self._views.items()}
+
+    def show(self, feeds: Mapping[str, Array], take: Callable[[str, Array], None], pool: Executor) -> None:
+        self._invoke(feeds)
+        # LiteRT refuses to run again while anybody holds a view of a tensor. Only names are given to the pool, which
+        # keeps what it is given for a while; views are gone when `take` returns.
+        list(pool.map(lambda name: take(name, self._views[name]()), self._views))
+
+    def _invoke(self, feeds: Mapping[str, Array]) -> None:
         for name, array in feeds.items():
             self._interpreter.set_tensor(self._inputs[name], array)
         self._interpreter.invoke()
-        # Copies: LiteRT refuses to run again while anybody, another thread too, still holds a view of a tensor.
-        return {name: view().copy() for name, view in self._views.items()}
 
 
 class OnnxEngine:
@@ -112,6 +122,10 @@ class OnnxEngine:
         arrays = self._session.run(self._outputs, dict(feeds)) if self._outputs else []
         results = dict(zip(self._outputs, arrays, strict=True))
         return {name: array for name, array in feeds.items() if name in self._reals} | results
+
+    def show(self, feeds: Mapping[str, Array], take: Callable[[str, Array], None], pool: Executor) -> None:
+        results = self.run(feeds)
+        list(pool.map(take, results.keys(), results.values()))
 
 
 def _with_all_outputs(path: Path) -> bytes:

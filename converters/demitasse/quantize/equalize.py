@@ -25,8 +25,8 @@ Factors are powers of the sixteenth root of two, so that a document can record t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
 from typing import TypeAlias
 
 import numpy as np
@@ -38,7 +38,7 @@ from demitasse.ir.graph import Graph, Node
 from demitasse.ir.ops import Activation, BinaryFunction, ReduceFunction
 from demitasse.ir.weights import Array
 
-__all__ = ["Channels", "Exponents", "Factors", "Peaks", "choose_exponents", "equalize", "factors_of", "measure_peaks"]
+__all__ = ["Channels", "Exponents", "Factors", "Peaks", "add_peaks", "choose_exponents", "equalize", "factors_of"]
 
 Factors: TypeAlias = dict[str, Array]
 Peaks: TypeAlias = dict[str, Array]
@@ -90,10 +90,10 @@ class Channels:
         """Return the variable of each channel of a value; `PINNED` where its factor is one."""
         return np.asarray(self._roots[self._ids[name]]) if name in self._ids else np.zeros(1, np.int64)
 
-    @property
-    def free(self) -> list[str]:
+    @cached_property
+    def free(self) -> frozenset[str]:
         """The values with a channel whose factor may be chosen."""
-        return [name for name in self._ids if self.of(name).any()]
+        return frozenset(name for name in self._ids if self.of(name).any())
 
     # --- one operation after the other ------------------------------------------------------------------------
 
@@ -224,24 +224,14 @@ def _spread(shape: ops.Shape, axis: int, ids: Ids, new: ops.Shape) -> tuple[int,
     return None
 
 
-def measure_peaks(channels: Channels, results: Iterable[Mapping[str, Array]]) -> Peaks:
-    """Return the largest magnitude in each channel of the values that have free ones.
-
-    Args:
-        channels: of the graph that was run.
-        results: for each sample, the tensors of a run by name.
-    """
-    peaks: Peaks = {}
-    free = channels.free
-    for found in results:
-        for name in free:
-            if name not in found:
-                continue
-            array, axis = found[name], channels.axes[name]
-            others = tuple(place for place in range(array.ndim) if place != axis)
-            peak = np.maximum(array.max(others), -array.min(others))
-            peaks[name] = np.maximum(peaks[name], peak) if name in peaks else peak
-    return peaks
+def add_peaks(peaks: Peaks, channels: Channels, name: str, array: Array) -> None:
+    """Take in a tensor of a run: the largest magnitude in each channel, where some of them are free."""
+    if name not in channels.free:
+        return
+    axis = channels.axes[name]
+    others = tuple(place for place in range(array.ndim) if place != axis)
+    peak = np.maximum(array.max(others), -array.min(others))
+    peaks[name] = np.maximum(peaks[name], peak) if name in peaks else peak
 
 
 def choose_exponents(channels: Channels, peaks: Peaks) -> Exponents:

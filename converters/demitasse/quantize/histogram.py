@@ -12,7 +12,7 @@ __all__ = ["Histogram"]
 HALF = 4096
 """Bins on either side of zero: 16 to 32 of them make a step of 8 bits."""
 
-MOST = 1 << 16
+MOST = 1 << 14
 """The most elements of a tensor that are counted of one sample; larger ones are counted in strides."""
 
 AVERAGE = 0.95
