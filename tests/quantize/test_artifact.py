@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,11 @@ def lowered(target: str) -> Graph:
     return lower(simplify(case(NET).graph), TARGETS[target])
 
 
-def samples(count: int) -> Samples:
+def samples(count: int, factor: float = 1.0) -> Samples:
     shape = case(NET).inputs["data"].shape
 
     def make_one(index: int) -> dict[str, Array]:
-        return {"data": np.random.default_rng(index).normal(0, 1, shape).astype(np.float32)}
+        return {"data": np.random.default_rng(index).normal(0, factor, shape).astype(np.float32)}
 
     return Samples(tuple(map(str, range(count))), make_one)
 
@@ -83,6 +84,20 @@ def test_ranges_are_kept_and_taken_again(target: str, tmp_path: Path) -> None:
     assert document_of(target, second).notes == (
         "calibrated with 4 samples: ranges are reliable from about a hundred on",
     )
+
+
+@pytest.mark.parametrize("target", QUANTIZED)
+def test_samples_beyond_the_ranges_that_are_taken_again_are_noted(target: str, tmp_path: Path) -> None:
+    settings, path = Settings(ranges=tmp_path / "ranges.json"), place(target, tmp_path)
+    made(target, path, samples(40), settings)
+    kept = (tmp_path / "ranges.json").read_bytes()
+    made(target, path, samples(40), settings)
+    assert document_of(target, path).notes == ()
+    made(target, path, samples(40, factor=4.0), settings)
+    first, second = document_of(target, path).notes
+    assert re.match(r"input 'data' reaches from -1\d\.\d+ to 1\d\.\d+, beyond the -4", first)
+    assert re.match("more than 1% of the elements are cut off: 'data', ", second)
+    assert (tmp_path / "ranges.json").read_bytes() == kept
 
 
 def test_ranges_of_another_net_and_damaged_ones_are_refused(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from demitasse.quantize.equalize import Channels, Exponents, Peaks, add_peaks, c
 from demitasse.quantize.processor import prefers_signed
 from demitasse.quantize.ranges import Method
 from demitasse.quantize.storage import Calibration, load_calibration, load_recipe, save_calibration
-from demitasse.quantize.symptoms import symptoms
+from demitasse.quantize.symptoms import outside, symptoms
 from demitasse.samples import Samples
 
 __all__ = ["Order", "Settings", "make"]
@@ -30,8 +30,8 @@ __all__ = ["Order", "Settings", "make"]
 HELD_BACK = 3
 LEAST_SAMPLES = 10
 
-# So many samples, spread over all, tell how large each channel becomes.
-PEAK_SAMPLES = 8
+# So many samples, spread over all, tell how large each channel becomes, and whether stored ranges are theirs.
+FEW_SAMPLES = 8
 
 # 16 bits hold small channels beside large ones.
 WIDE = frozenset({"tflite-16x8"})
@@ -157,7 +157,7 @@ def _calibration(
 ) -> Calibration:
     stored = load_calibration(settings.ranges, order.target, order.graph) if settings.ranges is not None else None
     if stored is not None:
-        return stored
+        return stored if samples is None else _checked(order, stored, samples)
     if samples is None:
         raise UsageError(f"{order.target} needs calibration: {settings.ranges} holds no ranges for it")
 
@@ -177,12 +177,24 @@ def _calibration(
     return calibration
 
 
+def _checked(order: Order, stored: Calibration, samples: Samples) -> Calibration:
+    """Add to stored ranges what a few samples say of them."""
+    graph, few = equalize(order.graph, stored.equalized), _spread(samples)
+    notes = outside(graph, observe(graph, few, engine=order.engine), stored.ranges)
+    return replace(stored, notes=(*stored.notes, *notes))
+
+
+def _spread(samples: Samples) -> Samples:
+    """Pick a few samples, spread over all."""
+    return samples.pick(range(0, len(samples), -(-len(samples) // FEW_SAMPLES)))
+
+
 def _exponents(order: Order, samples: Samples) -> Exponents:
     """Run a few samples, and choose by what each channel is multiplied."""
     channels = Channels(order.graph)
     if not channels.free:
         return {}
-    few = samples.pick(range(0, len(samples), -(-len(samples) // PEAK_SAMPLES)))
+    few = _spread(samples)
     with tempfile.TemporaryDirectory(prefix="demitasse-") as folder:
         engine = open_engine(order.graph, order.engine, Path(folder))
         peaks: Peaks = {}

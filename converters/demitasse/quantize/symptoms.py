@@ -12,13 +12,15 @@ from demitasse.ir.preprocessing import ChannelOrder, Preprocessing
 from demitasse.quantize.histogram import Histogram
 from demitasse.quantize.ranges import Ranges
 
-__all__ = ["FEW", "beyond", "symptoms"]
+__all__ = ["FEW", "beyond", "outside", "symptoms"]
 
 FEW = 32
 """With fewer samples, ranges still grow with each further one (open_nsfw: 5 dB between 10 and 100)."""
 
 # More than this part of a tensor's elements at its limits is no longer what is rare.
 SATURATED = 0.01
+# An input that reaches beyond its calibrated range by less than this part of it is cut by a few steps.
+OVERSHOOT = 0.02
 # Channel means that differ by less don't tell an order.
 DISTINCT = 4.0
 
@@ -40,11 +42,31 @@ def symptoms(
     dead = [name for name, each in histograms.items() if each.low == each.high == 0.0 and name in graph.values]
     if dead:
         notes.append(f"always zero over all calibration samples: {_some(dead)}")
+    notes += _saturated(histograms, ranges)
+    return tuple(notes)
+
+
+def outside(graph: Graph, histograms: Mapping[str, Histogram], ranges: Ranges) -> tuple[str, ...]:
+    """Say which samples' tensors lie outside of ranges that were calibrated on others, one sentence each."""
+    notes = []
+    for name in graph.inputs:
+        if name not in histograms or name not in ranges:
+            continue
+        (low, high), found = ranges[name], histograms[name]
+        slack = OVERSHOOT * (high - low)
+        if found.low < low - slack or found.high > high + slack:
+            notes.append(
+                f"input {name!r} reaches from {found.low:.4g} to {found.high:.4g}, beyond the {low:.4g} to {high:.4g} "
+                "that it was calibrated for: what lies outside is cut off; was it preprocessed in the same way?"
+            )
+    return (*notes, *_saturated(histograms, ranges))
+
+
+def _saturated(histograms: Mapping[str, Histogram], ranges: Ranges) -> Iterator[str]:
     shares = {name: beyond(histograms[name], *ranges[name]) for name in ranges if name in histograms}
     saturated = [name for name, share in shares.items() if share > SATURATED]
     if saturated:
-        notes.append(f"more than {SATURATED:.0%} of the elements are cut off: {_some(saturated)}")
-    return tuple(notes)
+        yield f"more than {SATURATED:.0%} of the elements are cut off: {_some(saturated)}"
 
 
 def beyond(histogram: Histogram, low: float, high: float) -> float:
