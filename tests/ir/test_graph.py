@@ -383,6 +383,15 @@ def odd_weights() -> WeightMap:
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
+def test_a_weight_map_is_saved_for_all_who_may_read_new_files(suffix: str, tmp_path: Path) -> None:
+    path = f"{tmp_path}/map{suffix}"
+    WeightMap({"fc/bias": np.ones(2, np.float32)}).save(path)
+    (tmp_path / "new").touch()
+    assert Path(path).stat().st_mode == (tmp_path / "new").stat().st_mode
+    assert list(WeightMap.load(path)) == ["fc/bias"]
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
 def test_weights_are_saved_and_loaded(suffix: str, tmp_path: Path) -> None:
     weights, path = odd_weights(), tmp_path / f"weights{suffix}"
     weights.save(path)

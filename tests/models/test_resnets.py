@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,27 @@ def test_it_is_trained_further(tmp_path: Path) -> None:
     changed = {name for name in after if not np.array_equal(after[name], before[name])}
     assert not {name for name in changed if name.split("/")[0] in frozen or name.startswith("scale4")}
     assert {"fc3/kernel", "res5a_branch1/kernel", "bn5b_branch2b/mean", "scale5b_branch2b/gamma"} <= changed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+@pytest.mark.filterwarnings("ignore:.*HDF5 file")
+def test_the_documents_example_runs(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "models.md").read_text("utf-8")
+    (example,) = re.findall(r"^## ResNets$.*?^```python$(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    for path, kind in zip(
+        write_caffe_resnet(50, tmp_path, size=224), ("deploy.prototxt", "model.caffemodel"), strict=True
+    ):
+        path.rename(tmp_path / f"ResNet-50-{kind}")
+    monkeypatch.chdir(tmp_path)
+    images = noise(2, 224, 224, 3)
+    names: dict[str, Any] = {"photographs": images, "classes": np.arange(2)}
+    exec(example.replace(".keras", suffix), names)  # noqa: S102 (the document is our own)
+    graph = demitasse.read(f"flowers{suffix}")
+    assert graph.outputs == ["prob"]
+    got = evaluate(graph, {"data": images}, keep=["prob"])["prob"]
+    assert got.shape == (2, 20)
+    assert distance(got, np.asarray(names["model"](images, training=False))) < 1e-5
 
 
 def test_a_layer_that_isnt_there_is_refused() -> None:

@@ -7,6 +7,7 @@ the writer streams one tensor at a time.
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -97,12 +98,13 @@ class WeightMap(Mapping[str, Array]):
         for name in names:
             self._entries.setdefault(name, other._entries[name])
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write the map as .safetensors or .npz, told by the suffix.
 
         Raises:
             UsageError: the suffix is neither.
         """
+        path = Path(path)
         arrays = {name: np.asarray(self[name], order="C") for name in self}
         partial = path.with_name(f".{path.name}.partial")
         try:
@@ -110,7 +112,10 @@ class WeightMap(Mapping[str, Array]):
                 case ".safetensors":
                     from safetensors.numpy import save_file
 
-                    save_file(arrays, partial)
+                    partial.touch()
+                    mode = partial.stat().st_mode
+                    save_file(arrays, partial)  # for its owner's eyes alone
+                    partial.chmod(mode)
                 case ".npz":
                     with partial.open("wb") as file:
                         np.savez(file, **arrays)  # type: ignore[arg-type]
@@ -121,13 +126,14 @@ class WeightMap(Mapping[str, Array]):
             partial.unlink(missing_ok=True)
 
     @classmethod
-    def load(cls, path: Path) -> WeightMap:
+    def load(cls, path: str | os.PathLike[str]) -> WeightMap:
         """Read a map that `save` wrote.
 
         Raises:
             UsageError: the suffix is neither .safetensors nor .npz.
             MalformedModel: the file is not of its format, or holds an element type that weights don't have.
         """
+        path = Path(path)
         try:
             match path.suffix:
                 case ".safetensors":
