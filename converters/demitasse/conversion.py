@@ -158,7 +158,8 @@ def convert(
         fold: whether to put the preprocessing's arithmetic into the artifacts, which then take uint8 RGB.
         labels: one a class, stored in the artifacts.
         plugins: Python files with readers for further layer types; they are run.
-        reading: what the format's own `read` takes besides: `phase`, `level`, `stages` (Caffe), `lambdas` (Keras).
+        reading: what the format's own `read` takes besides: `phase`, `level`, `stages` (Caffe), `lambdas`, `backend`
+            (Keras).
         route: "tensorflow" lets Keras load a Keras file, which runs what is in it, and TensorFlow's converters write.
         quantization: how INT8 artifacts are made; see `demitasse.quantize.artifact.Settings`.
         progress: called with a step's name, how much of it is done, and how much there is (0 where unknown).

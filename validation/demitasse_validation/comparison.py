@@ -191,7 +191,7 @@ def _read(source: Path, weights: Path | None, documents: Mapping[Path, Document]
     readings = (each.options.get("reading") for each in documents.values())
     said: Mapping[str, Any] = next((each for each in readings if each), {})
     # An artifact may come from anybody: of what it says, only what can't name a file or run anything is passed on.
-    reading = {name: said[name] for name in ("phase", "level", "stages", "lambdas") if name in said}
+    reading = {name: said[name] for name in ("phase", "level", "stages", "lambdas", "backend") if name in said}
     graph = read(source, weights, input_shapes=shapes or None, plugins=plugins, **reading)
     return with_batch(graph, 1, dynamic=True) if can_change_batch(graph) is None else graph
 
@@ -293,9 +293,11 @@ class _Run:
 
     def explained(self, subject: Subject, report: ArtifactReport, bundle: Path | None, *, rest: bool) -> ArtifactReport:
         """Try what may be wrong with the first layer that is, add the words to the findings, and write the bundle."""
-        if not report.divergence or isinstance(self.reference, KerasRunner):
+        misshapen = [each.blob for each in report.layers if each.metrics is not None and not each.metrics]
+        suspects = [*report.divergence, *misshapen]
+        if not suspects or isinstance(self.reference, KerasRunner):
             return report
-        blob = report.divergence[0]
+        blob = suspects[0]
         step = next(iter(self.inputs.steps(subject.batch(self.inputs.stacked))))
         reference = self._reference(step, subject.blobs)
         alone = subject.alone(blob, step, reference)
@@ -303,7 +305,7 @@ class _Run:
             return report
         near = NEAR if subject.is_float32 else COARSE
         words = explain_layer(alone, near=near) or self._explain_input(step, blob, reference, alone, near)
-        first = next((each for each in report.findings if each.kind == "divergence"), None)
+        first = next((each for each in report.findings if each.kind in {"divergence", "shape"}), None)
         if bundle is not None:
             folder = bundle / report.name if rest else bundle
             write_bundle(folder, subject.lowered, alone, report, first.message if first else "", words)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import importlib.util
 import json
 from pathlib import Path
@@ -112,7 +111,7 @@ def _read(arguments: argparse.Namespace) -> Reading:
 
     read_options = options.source_options(arguments) | options.reading(arguments)
     name = source_format(arguments.source)
-    module = next(importlib.import_module(reader.module) for reader in READERS if reader.name == name)
+    module = next(reader for reader in READERS if reader.name == name).load(read_options)
     if not hasattr(module, "explain") or arguments.source.suffix == ".caffemodel":
         return Reading(read(arguments.source, arguments.weights, **read_options), ())
     missing = [str(path) for path in (arguments.source, arguments.weights) if path is not None and not path.exists()]

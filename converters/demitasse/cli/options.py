@@ -88,6 +88,11 @@ def add_source(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=EXPR",
         help="Keras: what a Lambda layer computes, as arithmetic on x: scale=x / 255",
     )
+    group.add_argument(
+        "--backend",
+        choices=("tensorflow", "theano"),
+        help="Keras 1: what the model was trained on, which its files don't say; Theano turns kernels round",
+    )
 
 
 def add_route(parser: argparse.ArgumentParser) -> None:
@@ -121,6 +126,7 @@ def reading(arguments: argparse.Namespace) -> dict[str, Any]:
         "level": arguments.level,
         "stages": arguments.stage or None,
         "lambdas": lambdas or None,
+        "backend": arguments.backend,
     }
     return {name: value for name, value in given.items() if value is not None}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,18 @@ class Reader:
     suffixes: tuple[str, ...]
     module: str
     alone: tuple[str, ...] = ()
+
+    def load(self, options: Iterable[str]) -> Any:
+        """Return the module, which has a `read` that takes all of the options.
+
+        Raises:
+            UsageError: it doesn't take some; all of them are named.
+        """
+        module = importlib.import_module(self.module)
+        others = sorted(set(options) - set(inspect.signature(module.read).parameters))
+        if others:
+            raise UsageError(f"{', '.join(others)}: not for sources of {self.name.capitalize()}")
+        return module
 
 
 READERS: tuple[Reader, ...] = (
@@ -91,6 +104,6 @@ def read(
         if given is not None:
             raise UsageError(f"{source}: is a weight file; give the structure first, then the weights")
         structure, given = None, source
-    module = importlib.import_module(reader.module)
+    module = reader.load(options)
     graph: Graph = module.read(structure, given, input_shapes=input_shapes, outputs=outputs, plugins=plugins, **options)
     return graph

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from conftest import GOLDEN
+from demitasse.cli import main
 from demitasse.errors import MalformedModel, Unsupported, UsageError
 from demitasse.ir.evaluate import evaluate
 from demitasse.ir.graph import Status, provenance
 from demitasse.ir.ops import DType, Layout
+from demitasse.ir.weights import WeightMap
 from demitasse.readers.keras import explain, read, supported_layers
 from keras_files import dense_net, dense_weights, functional, input_layer, layer, sequential, write_h5
 
@@ -239,6 +241,21 @@ def test_resized_whole_numbers_stay_whole_since_keras_3_6(version: str, expected
     image = {**input_layer("x", 4, 4, 1), "config": {**input_layer("x", 4, 4, 1)["config"], "dtype": "int32"}}
     graph = read(write(tmp_path, image, layer("Resizing", "y", height=3, width=3), version=version))
     assert graph.type("y").dtype is expected
+
+
+def test_options_of_other_formats_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = write_h5(tmp_path / "net.h5", dense_net(), dense_weights())
+    for command in (["convert", str(path), "-o", str(tmp_path / "net.onnx")], ["inspect", str(path)]):
+        assert main([*command, "--phase", "TEST", "--level", "1"]) == 2
+        assert "level, phase: not for sources of Keras" in capsys.readouterr().err
+
+
+def test_the_command_line_says_what_a_file_of_keras_1_was_trained_on(tmp_path: Path) -> None:
+    source = GOLDEN / "keras" / "keras1_theano.h5"
+    assert main(["convert", str(source), "-o", str(tmp_path / "map.npz"), "--backend", "theano"]) == 0
+    expected = read(source, backend="theano").weights
+    for name, array in WeightMap.load(tmp_path / "map.npz").items():
+        np.testing.assert_array_equal(array, expected[name])
 
 
 def test_traps_are_told(tmp_path: Path) -> None:
