@@ -289,8 +289,8 @@ def _constant(
 
 
 def _other_eps(scale: Array) -> Array:
-    """Turn 1 / sqrt(v + eps) into 1 / sqrt(v + eps + 1e-3)."""
-    return 1 / np.sqrt(1 / np.square(scale, dtype=np.float64) + 1e-3)
+    """Turn 1 / sqrt(v + 1e-5) into 1 / sqrt(v + 1e-3)."""
+    return 1 / np.sqrt(1 / np.square(scale, dtype=np.float64) + 1e-3 - 1e-5)
 
 
 # --- operations ------------------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ def said(report: Report) -> str:
     ("net", "fault", "layer", "named", "words"),
     [
         ("residual_net", "kernel scaled by 1 %", "2ay", "sc2ay", ""),
-        ("residual_net", "batch-norm eps", "b1", "s1", ""),
+        ("residual_net", "kernel rounded to 4 bits", "2ay", "sc2ay", ""),
         ("residual_net", "wrong branch added", "e2a", "e2a", ""),
         ("residual_net", "NaN at one place", "p1", "p1", ""),
         ("residual_net", "infinity at one place", "gp", "gp", ""),
@@ -109,10 +109,40 @@ def test_a_fault_is_named_where_it_is(
     assert words in said(report)
 
 
+@pytest.mark.parametrize("target", ["onnx", "tflite"])
+@pytest.mark.parametrize(
+    ("net", "fault", "layer", "words"),
+    [
+        ("residual_net", "batch-norm eps", "b1", "the eps of its batch normalization is 0.001 for 1e-05"),
+        ("pool_max_ceil", "ceil to floor", "p", "sizes are rounded down where they are to be rounded up"),
+        ("pool_ave_ceil", "ceil to floor", "p", "sizes are rounded down where they are to be rounded up"),
+        ("conv_basic", "pad shifted", "c", "a line of padding moved from the start to the end of spatial axis 0"),
+        ("conv_basic", "channels of a result rolled", "c", "channels are permuted: 0 holds"),
+        ("fc_after_conv", "label order", "p", "channels are permuted: 0 holds"),
+        ("conv_valid_even_input", "H and W of a result swapped", "c", "height and width are swapped"),
+        ("residual_net", "batch-norm eps", "bn2ax", "the eps of its batch normalization is 0.001 for 1e-05"),
+        ("residual_net", "kernel rounded to 4 bits", "2ay", ""),
+        ("residual_net", "kernel of another layer", "2ax", ""),
+        ("residual_net", "infinity at one place", "gp", ""),
+        ("residual_net", "NaN at one place", "gp", ""),
+    ],
+)
+def test_what_is_wrong_is_told_in_words(
+    golden: Path, tmp_path: Path, target: str, net: str, fault: str, layer: str, words: str
+) -> None:
+    bench = Bench(golden, net, target, tmp_path)
+    report = bench.compare(bench.broken(FAULTS[fault], layer))
+    assert report.exit_status == 1
+    assert words in said(report)
+    assert words or not said(report)
+
+
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
         ("BGR for RGB", "BGR for RGB"),
+        ("H and W swapped", "height for width and width for height"),
+        ("mean missing", "0.5, 1, 1.5 is added to the channels of its input, as if a mean weren't subtracted"),
         ("input scale wrong", "half the input"),
         ("mirrored", "mirrored"),
         ("upside down", "upside down"),
@@ -121,7 +151,7 @@ def test_a_fault_is_named_where_it_is(
     ],
 )
 def test_a_misread_input_is_told_in_words(golden: Path, tmp_path: Path, fault: str, words: str) -> None:
-    bench = Bench(golden, "fc_after_conv", "onnx", tmp_path)
+    bench = Bench(golden, "conv_valid_even_input", "onnx", tmp_path)
     (kind,) = [each for each in INPUT_FAULTS if each.name == fault]
     chain = kind.chain(bench.graph.type("data").shape)
     assert chain is not None

@@ -27,7 +27,7 @@ from demitasse.targets import target_of
 from demitasse_validation.align import is_foreign
 from demitasse_validation.baseline import Baseline
 from demitasse_validation.bundle import write_bundle
-from demitasse_validation.diagnosis import COARSE, NEAR, Alone, explain_input, explain_layer
+from demitasse_validation.diagnosis import COARSE, CONSTANTS, NEAR, Alone, explain_input, explain_layer
 from demitasse_validation.environment import environment
 from demitasse_validation.inputs import Inputs, Random, Step, inputs_for
 from demitasse_validation.mapping import Places, undocumented
@@ -304,7 +304,9 @@ class _Run:
         if alone is None:
             return report
         near = NEAR if subject.is_float32 else COARSE
-        words = explain_layer(alone, near=near) or self._explain_input(step, blob, reference, alone, near)
+        words = explain_layer(alone, near=near)
+        if words in {"", CONSTANTS}:
+            words = self._explain_input(step, blob, reference, alone, near) or words
         first = next((each for each in report.findings if each.kind in {"divergence", "shape"}), None)
         if bundle is not None:
             folder = bundle / report.name if rest else bundle

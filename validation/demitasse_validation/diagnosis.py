@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise, permutations
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -19,6 +20,8 @@ from demitasse.ir.ops import (
     Activation,
     AnyOp,
     AveragePool,
+    Binary,
+    BinaryFunction,
     Conv,
     Dense,
     Layout,
@@ -33,13 +36,27 @@ from demitasse.ir.ops import (
 )
 from demitasse.ir.weights import Array
 
-__all__ = ["COARSE", "NEAR", "Alone", "Hypothesis", "explain_input", "explain_layer"]
+__all__ = ["COARSE", "CONSTANTS", "NEAR", "Alone", "Hypothesis", "explain_input", "explain_layer"]
 
 # A hypothesis is right if it leaves at most this share of the error, and of the peak.
 EXPLAINED, NEAR = 0.02, 1e-3
 
+# What frameworks add to a variance, the most usual ones first; and the layers that do.
+USUAL_EPS = (1e-5, 1e-3, 2e-5, 1e-4, 1e-2, 1e-6)
+BATCH_NORMS = frozenset({"BatchNorm", "BatchNormalization", "BN"})
+
+# How often an offset of the input's channels is fitted anew, as layers with an activation aren't linear.
+FITS, MOST_FITTED = 4, 4
+
+# Numbers so many times too large are infinities that a kernel cut.
+MOST_TIMES = 1e6
+
 # Where a format rounds to 8 bits, more is left of it.
 COARSELY_EXPLAINED, COARSE = 0.3, 0.1
+
+
+# What is said where nothing is found but a number for each channel; what needs fewer numbers says more.
+CONSTANTS = "each channel is off by a constant, as if a bias or mean were lost or wrong"
 
 
 class Hypothesis(NamedTuple):
@@ -67,11 +84,11 @@ def _best(hypotheses: Results, expected: Array, given: Array, near: float) -> st
     now = _error(expected, given)
     left = [(_error(each.result, given), each.words) for each in hypotheses]
     share = COARSELY_EXPLAINED if near > NEAR else EXPLAINED
-    best = min((error for error, _ in left), default=float("inf"))
-    if best > min(share * now, near):
+    best, enough = min((error for error, _ in left), default=float("inf")), min(share * now, near)
+    if best > enough:
         return ""
     # A hypothesis that is fitted to the numbers always leaves a little less than the true one.
-    return next(words for error, words in left if error <= max(2 * best, 0.1 * share * now))
+    return next(words for error, words in left if error <= max(2 * best, 0.1 * enough))
 
 
 # --- a layer ---------------------------------------------------------------------------------------------------
@@ -119,13 +136,51 @@ def _of_layer(alone: Alone) -> Results:
                 yield Hypothesis(words, alone.run(node, **change))
             except (DemitasseError, ValueError, IndexError):
                 continue
+    yield from _of_batch_norm(alone)
     yield from _of_result(alone)
+
+
+def _of_batch_norm(alone: Alone) -> Results:
+    """Try other numbers for what is added to the variance: `1 / sqrt(variance + eps)` is a factor of the layer.
+
+    A mean that was divided by the same root moves with it, where the converter knew that it is one.
+    """
+    for node, behind in pairwise((*alone.nodes, None)):
+        if node is None or not _is_constant(node, BinaryFunction.MUL, alone) or node.origin.kind not in BATCH_NORMS:
+            continue
+        scale = alone.values[node.inputs[1]].astype(np.float64)
+        has_shift = behind is not None and _is_constant(behind, BinaryFunction.ADD, alone)
+        for ours, theirs in permutations(USUAL_EPS, 2):
+            with np.errstate(invalid="ignore", divide="ignore"):
+                other = np.sign(scale) / np.sqrt(1 / np.square(scale) + (theirs - ours))
+                ratio = np.where(scale == 0, 1, other / scale)
+            if not np.isfinite(other).all():
+                continue
+            words = f"the eps of its batch normalization is {theirs:g} for {ours:g}, or off by as much"
+            values = {**alone.values, node.inputs[1]: other}
+            yield Hypothesis(words, replace(alone, values=values).run())
+            if has_shift and behind is not None and behind.origin.layer == node.origin.layer:
+                shift = alone.values[behind.inputs[1]] * ratio
+                yield Hypothesis(words, replace(alone, values={**values, behind.inputs[1]: shift}).run())
+
+
+def _is_constant(node: Node, function: BinaryFunction, alone: Alone) -> bool:
+    """Whether a node adds or multiplies by a constant."""
+    made = {name for each in alone.nodes for name in each.outputs}
+    return (
+        isinstance(node.op, Binary)
+        and node.op.function is function
+        and node.inputs[1] in alone.values
+        and node.inputs[1] not in made
+    )
 
 
 def _of_result(alone: Alone) -> Results:
     """Guess from the result alone: a factor, an offset, permuted channels, a shift, an activation."""
     expected, given = alone.expected.astype(np.float64), alone.given.astype(np.float64)
     if expected.shape != given.shape or not np.isfinite(given).all():
+        return
+    if np.abs(given).max(initial=0) > MOST_TIMES * np.abs(expected).max(initial=0):
         return
     product, square = float((expected * given).sum()), float(np.square(expected).sum())
     if square and product:
@@ -138,9 +193,7 @@ def _of_result(alone: Alone) -> Results:
     if rank > 1 and expected.shape[axis] > 1:
         offset = (given - expected).mean(axis=others, keepdims=True)
         if rank > 2 or expected.shape[0] > 1:
-            yield Hypothesis(
-                "each channel is off by a constant, as if a bias or mean were lost or wrong", expected + offset
-            )
+            yield Hypothesis(CONSTANTS, expected + offset)
         yield from _permutations(expected, given, axis)
     spatial = [place for place in range(rank) if place not in {0, axis}] if rank == 4 else []
     for place in spatial:
@@ -264,8 +317,34 @@ def explain_input(
                 yield Hypothesis(words, run(np.ascontiguousarray(other, image.dtype)))
             except (DemitasseError, ValueError):
                 continue
+        try:
+            yield from _of_offset(run, image, given, layout)
+        except (DemitasseError, ValueError, np.linalg.LinAlgError):
+            return
 
     return _best(results(), expected, given, near)
+
+
+def _of_offset(run: Callable[[Array], Array], image: Array, given: Array, layout: Layout) -> Results:
+    """Fit what would have to be added to each of the input's channels."""
+    if image.ndim != 4 or image.shape[layout.channel_axis(4)] > MOST_FITTED:
+        return
+    axis = layout.channel_axis(4)
+    shape = [1] * 4
+    shape[axis] = image.shape[axis]
+    units = [each.reshape(shape) for each in np.eye(image.shape[axis])]
+    offset = np.zeros(shape)
+    for _ in range(FITS):
+        now = run((image + offset).astype(image.dtype)).astype(np.float64)
+        if now.shape != given.shape or not np.isfinite(given).all():
+            return
+        size = 1e-2 * max(float(np.abs(image).max()), 1.0)
+        columns = [(run((image + offset + size * unit).astype(image.dtype)) - now).ravel() / size for unit in units]
+        best, *_ = np.linalg.lstsq(np.stack(columns, 1), (given - now).ravel(), rcond=None)
+        offset = offset + sum(part * unit for part, unit in zip(best, units, strict=True))
+    numbers = ", ".join(f"{part:.4g}" for part in offset.ravel())
+    words = f"{numbers} is added to the channels of its input, as if a mean weren't subtracted"
+    yield Hypothesis(words, run((image + offset).astype(image.dtype)))
 
 
 def _shifted(image: Array, by: int, axes: tuple[int, int]) -> Array:
