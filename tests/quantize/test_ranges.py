@@ -48,6 +48,22 @@ def test_memory_and_counts_are_bounded_and_extremes_are_not() -> None:
     assert histogram.high == 50
 
 
+@pytest.mark.parametrize("side", [13, 15, 16, 35, 45])
+def test_elements_that_are_counted_stand_everywhere(side: int) -> None:
+    """A border that is zero must not be all that is seen, whatever the width."""
+    image = np.ones((1, 1 + 3 * MOST // side**2, side, side), np.float32)
+    image[..., 0] = image[..., 0, :] = 0
+    histogram = Histogram(channel_axis=1)
+    histogram.add(image)
+    seen = histogram.counts.sum()
+    assert MOST / 5 < seen <= MOST
+    share = histogram.counts[len(histogram.counts) // 2 + 1 :].sum() / seen
+    assert share == pytest.approx(image.mean(), abs=0.02)
+    last = Histogram()
+    last.add(image.transpose(0, 2, 3, 1))
+    np.testing.assert_allclose(last.means, image.mean((0, 2, 3)), atol=0.05)
+
+
 def test_channels_have_their_means() -> None:
     image = RANDOM.normal(0, 1, (1, 6, 5, 3)) + np.array([1, 2, 3])
     np.testing.assert_allclose(counted(image, image).means, image.mean((0, 1, 2)), rtol=1e-5)

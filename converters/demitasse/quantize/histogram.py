@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -62,7 +64,7 @@ class Histogram:
         axis = self._channel_axis if array.ndim > 2 else -1
         rows = np.moveaxis(array, axis, -1)
         rows = rows.reshape(-1, rows.shape[-1])
-        rows = rows[:: -(-array.size // (4 * MOST)) | 1]
+        rows = rows[:: _stride(len(rows), -(-4 * MOST // rows.shape[1]))]
         self._sums = rows.sum(0, dtype=np.float64) + (self._sums if self._rows else 0.0)
         self._rows += len(rows)
 
@@ -75,8 +77,7 @@ class Histogram:
         while reach > self.width * HALF:
             self._join()
         if elements.size > MOST:
-            # An odd stride meets every channel of a channels-last image.
-            elements = elements[:: -(-elements.size // MOST) | 1]
+            elements = elements[:: _stride(elements.size, MOST)]
         places = (elements * np.float32(1 / self.width) + np.float32(HALF)).astype(np.int64)
         np.clip(places, 0, 2 * HALF - 1, out=places)
         self.counts += np.bincount(places, minlength=2 * HALF)
@@ -92,3 +93,14 @@ class Histogram:
     def centers(self) -> npt.NDArray[np.float64]:
         """The middle of each bin."""
         return np.asarray((np.arange(-HALF, HALF) + 0.5) * self.width, np.float64)
+
+
+def _stride(count: int, most: int) -> int:
+    """Return a stride that leaves `most` of `count` elements or fewer, and meets every column and channel alike.
+
+    It has no divisor in common with the number of elements, and so none with any dimension.
+    """
+    stride = -(-count // most)
+    while math.gcd(stride, count) > 1:
+        stride += 1
+    return stride
