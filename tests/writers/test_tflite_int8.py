@@ -56,6 +56,13 @@ WHOLE = """
     reshape_flatten
 """.split()
 
+# Nets of Caffe of which nothing has to stay real, but a softmax at the end.
+WHOLE_NETS = """
+    residual_net fcn_skip legacy_v1_layers bn_after_concat bn_scale_inplace conv_depthwise conv_grouped conv_dilated
+    deconv_grouped_bilinear eltwise_coeff3 eltwise_max fc_after_conv fc_after_pool_flatten pool_ave_pad
+    pool_max_ceil_clip pool_max_pad act_prelu act_swish act_chain_inplace concat_axis1
+""".split()
+
 # What has no meaning in 8 bits is computed exactly instead.
 REAL = """
     lrn_alexnet unary_exp unary_log unary_softplus compare_greater binary_pow_values binary_div_values arg_max_axis_3
@@ -134,6 +141,29 @@ def test_operations_run_in_xnnpack_with_no_conversion_between(name: str, tmp_pat
     counts = Counter(operators(interpreter))
     assert counts["DELEGATE"] == 1
     assert (counts["QUANTIZE"], counts["DEQUANTIZE"]) == (len(one.graph.inputs), len(one.graph.outputs))
+
+
+@pytest.mark.parametrize("name", WHOLE_NETS)
+def test_xnnpack_computes_a_whole_net_from_its_file(name: str, golden: Path, tmp_path: Path) -> None:
+    """As `convert` makes it: real Caffe layers, folded, fused, equalized, with corrected biases."""
+    from demitasse.conversion import convert
+
+    source = [golden / "caffe" / name / f"net.{suffix}" for suffix in ("prototxt", "caffemodel")]
+    arrays = np.load(source[0].with_name("io.npz"))
+    inputs = {key.removeprefix("in:"): arrays[key] for key in arrays if key.startswith("in:")}
+    np.savez(tmp_path / "inputs.npz", **inputs)
+    path = tmp_path / "net.int8.tflite"
+    convert(*source, out=path, calibration=tmp_path / "inputs.npz")
+    interpreter = opened(path)
+    names = operators(interpreter)
+    assert (names[0], names[-1], names.count("DELEGATE")) == ("QUANTIZE", "DELEGATE", 1)
+    inner = names[1:-1]
+    assert "QUANTIZE" not in inner
+    # Behind the only DEQUANTIZE nothing is left but what stands last before the output, and is real.
+    assert inner.count("DEQUANTIZE") == 1
+    assert set(inner[inner.index("DEQUANTIZE") + 1 :]) <= {"SOFTMAX", "LOGISTIC", "TANH"}
+    (delegate,) = [op for op in interpreter._get_ops_details() if op["op_name"] == "DELEGATE"]
+    assert set(map(int, delegate["outputs"])) == {port["index"] for port in interpreter.get_output_details()}
 
 
 @pytest.mark.parametrize("name", REAL)

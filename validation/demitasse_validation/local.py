@@ -112,6 +112,9 @@ WIDE_STEPS, WIDE_SHARE = 1.0, 2.0**-14
 # How many of the numbers that a dynamic artifact rounds as it runs may come out a step off, being near a half.
 FLIPS = 4.0
 
+# What biases were corrected by is known but for the inputs that it was measured on: so many times what it is on these.
+CORRECTIONS = 3.0
+
 # By how much an artifact of few bits may be worse than rounding alone is in the evaluator: in decibels twice the noise,
 # at the worst element three times.
 PROPAGATED_DECIBELS, PROPAGATED_TIMES = 6.0, 3.0
@@ -172,6 +175,9 @@ class Locals:
             if self.errors[name].is_composed
             for node in nodes
         }
+        # Where results are told to less than an 8-bit step, what biases are corrected by is many of their steps.
+        self._finely_corrected = corrected and (self.precision.activations > 8 or len(steps) < len(nets))
+        self._coarse = frozenset(steps) if self.precision.activations <= 8 else frozenset()
         self._steps = fed
         self._copied = copied
         self._unsure = self._unsure_products(nets, steps)
@@ -291,10 +297,12 @@ class Locals:
         for name in self.errors.keys() & values.keys() & given.keys():
             self.errors[name].add(_real(given[name]), values[name])  # an input, and the integers that stand beside it
         rough: dict[str, Array] = {}  # what lies inside of layers, rounded to steps of its own
+        shifts: dict[str, float] = {}  # by how much corrected biases may shift results
         for node in self.graph.nodes:
             operands = [self._operand(node, name, values) for name in node.inputs]
             made = evaluate_node(node.op, operands)
             results = [self._held(name, result) for name, result in zip(node.outputs, made, strict=True)]
+            shifts |= dict.fromkeys(node.outputs, self._shifted(node, operands, shifts))
             for name, result, rounded in zip(
                 node.outputs, results, self._rounded(node, operands, results, rough), strict=True
             ):
@@ -306,6 +314,7 @@ class Locals:
                     continue
                 if np.isfinite(result).all():
                     excused = self._excused(node, operands) + HIDDEN_TIMES * _distance(result, rounded)
+                    excused += 0.0 if name in self._coarse else shifts.get(name, 0.0)
                     place = node.outputs.index(name)
                     candidates = [(_real(result), excused)] + [
                         (_real(evaluate_node(node.op, changed)[place]), 0.0)
@@ -410,6 +419,19 @@ class Locals:
             return FLIPS * largest * spans / 255 if is_rounded else 0.0
         step = self._coarsest.get(id(node)) or float(np.abs(data).max(initial=0)) / 127
         return 0.5 * step * largest / 127
+
+    def _shifted(self, node: Node, operands: Sequence[Array], shifts: Mapping[str, float]) -> float:
+        """Say by how much corrected biases may shift a result, from products inside of its layer."""
+        if not self._finely_corrected:
+            return 0.0
+        inside = sum(shifts.get(name, 0.0) for name in node.inputs if name not in self.errors)
+        if not isinstance(node.op, Conv | Dense) or node.inputs[1] not in self.graph.weights:
+            return inside
+        changed = operands[1] - self.graph.weights[node.inputs[1]].astype(np.float64)
+        (result,) = evaluate_node(node.op, [operands[0], changed])
+        axis = node.op.layout.channel_axis(result.ndim) if isinstance(node.op, Conv) else result.ndim - 1
+        others = tuple(place for place in range(result.ndim) if place != axis)
+        return inside + CORRECTIONS * float(np.abs(result.mean(axis=others)).max(initial=0))
 
     def _propagate(self, feeds: Mapping[str, Array], reference: Mapping[str, Array]) -> None:
         """Run the whole net with every tensor and weight rounded as the artifact stores it, and nothing else wrong."""

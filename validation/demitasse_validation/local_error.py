@@ -111,7 +111,7 @@ class Scatter:
             return ""
         some = np.maximum(count, 1)
         shift = np.where(seen, self.error / some, 0.0)
-        if np.abs(shift).max() > MOST_SHIFTED:
+        if np.abs(shift).max() > max(MOST_SHIFTED, allowed):
             worst = int(np.abs(shift).argmax())
             return f"alone its channel {worst} is off by {shift[worst]:+.3g} steps, more than biases are corrected by"
         spread = np.where(seen, np.maximum(self.most - shift, shift - self.least), 0.0)
