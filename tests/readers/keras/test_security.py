@@ -279,9 +279,35 @@ def _echo(depth: int) -> dict[str, Any]:
     return net
 
 
+def test_a_heap_without_end_is_refused(tmp_path: Path) -> None:
+    """The library would go round in it for ever: its next entry has no number and no size."""
+    path = write_h5(tmp_path / "net.h5", dense_net(), dense_weights())
+    with h5py.File(path, "a") as file:
+        file["model_weights"].attrs["layer_names"] = ["dense"]
+    content = bytearray(path.read_bytes())
+    heap = int.from_bytes(content[(start := _reference(content, len("dense"))) + 4 : start + 12], "little")
+    content[heap + 16 : heap + 32] = bytes(16)
+    path.write_bytes(content)
+    with pytest.raises(MalformedModel, match="in the heap"):
+        read(path)
+
+
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
+        (_net_with(layer("BatchNormalization", "a", axis=[])), "isn't described as Keras does it"),
+        (_net_with(layer("Dot", "a", axes="xy")), "'axes' is 'xy'"),
+        (
+            functional(
+                [
+                    (input_layer("x", 3), []),
+                    (layer("TensorFlowOpLayer", "a", node_def={"op": "Add", "input": 3}), [[["x", 0, 0, {}]]]),
+                ],
+                [["x", 0, 0]],
+                [["a", 0, 0]],
+            ),
+            "isn't described as Keras does it",
+        ),
         (_echo(20), "more than 20,000 calls of layers"),
         (_net_with(layer("Dense", "a\x1b[2Jb", units=2)), "characters that can't be printed"),
         (sequential(input_layer("x", 3), layer("ReLU", "a"), layer("ReLU", "a")), "two layers of the same name"),

@@ -10,8 +10,8 @@ from typing import Any
 from demitasse.errors import MalformedModel, Offence, Unsupported, UsageError
 from demitasse.ir.graph import Graph, Origin, SourceLayer
 from demitasse.ir.ops import DType, Identity, Layout, Shape, TensorType
-from demitasse.readers.keras.builder import Assembly, LayerBuilder, LayerFunction, Operand, Place
-from demitasse.readers.keras.config import Call, Generation, Layer, Model, Tensor
+from demitasse.readers.keras.builder import Assembly, LayerBuilder, LayerFunction, Operand, Place, Result
+from demitasse.readers.keras.config import STRANGE, Call, Generation, Layer, Model, Tensor, strange
 from demitasse.readers.keras.expression import Expression
 from demitasse.readers.keras.masks import pass_on
 from demitasse.readers.keras.precision import policy_name, precision_notes, quantized_layers
@@ -67,6 +67,8 @@ def assemble(
     inputs = _add_inputs(graph, model, needed, input_shapes, file)
     found = builder.run_net(model, inputs, Place("", "", (), ()), needed)
     builder.raise_faults()
+    if outputs is None and len(found) != len(model.outputs):
+        raise MalformedModel("none of its layers gives its outputs", where=file)
     _add_outputs(graph, model, builder, found, outputs)
     _settle_weights(model, builder.assembly, weights, file)
     if builder.assembly.flips and generation.major < 2 and generation.backend is None:
@@ -336,7 +338,7 @@ class _Builder:
             for index, value in enumerate(results):
                 self.results[place.name if index == 0 else f"{place.name}@{index}"] = value
             return results
-        results = builder.finish(self._readers[layer.kind](builder))
+        results = builder.finish(self._read(builder, layer))
         pass_on(self.assembly, layer.kind, builder.operands, results)
         record = SourceLayer(builder.origin, tuple(builder.operands), tuple(results))
         self.assembly.graph.layers.append(record)
@@ -350,7 +352,16 @@ class _Builder:
             return results
         if layer.kind not in self._readers:
             raise Unsupported("", [Offence(builder.origin.where, f"no reader for {layer.kind!r}")])
-        return builder.finish(self._readers[layer.kind](builder), named=False)
+        return builder.finish(self._read(builder, layer), named=False)
+
+    def _read(self, builder: LayerBuilder, layer: Layer) -> Result:
+        reader = self._readers[layer.kind]
+        try:
+            return reader(builder)
+        except STRANGE as error:
+            if not reader.__module__.startswith("demitasse."):  # a plugin's own fault
+                raise
+            raise strange("it", error, builder.origin.where) from error
 
 
 def _inside(place: Place, layer: Layer, position: int, number: int, member: str) -> Place:

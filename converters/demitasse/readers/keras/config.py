@@ -22,6 +22,7 @@ from demitasse.readers.keras.node_def import translate
 from demitasse.readers.keras.upgrade import modern_config, modern_kind
 
 __all__ = [
+    "STRANGE",
     "Call",
     "Generation",
     "Layer",
@@ -31,6 +32,7 @@ __all__ = [
     "parse_json",
     "parse_layer",
     "parse_model",
+    "strange",
 ]
 
 Json: TypeAlias = Mapping[str, Any]
@@ -190,6 +192,17 @@ def parse_model(config: Json, where: str) -> Model:
         return _with_one_order(_model(kind, inner, "model", where))
     except RecursionError as error:
         raise MalformedModel("the architecture is nested too deeply", where=where) from error
+    except STRANGE as error:
+        raise strange("the architecture", error, where) from error
+
+
+STRANGE = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+"""What code raises that meets a description of another form than Keras writes. Descriptions come from strangers."""
+
+
+def strange(what: str, error: Exception, where: str) -> MalformedModel:
+    """Make the error that says that a description isn't one of Keras', and what about it was in the way."""
+    return MalformedModel(f"{what} isn't described as Keras does it ({type(error).__name__}: {error})", where=where)
 
 
 def _with_one_order(model: Model) -> Model:

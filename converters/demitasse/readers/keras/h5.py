@@ -22,7 +22,7 @@ from demitasse.errors import MalformedModel
 from demitasse.ir.ops import Shape
 from demitasse.ir.weights import Array
 from demitasse.readers.keras.dangers import Danger, Finding, is_pickle
-from demitasse.readers.keras.heap_strings import HeapStrings
+from demitasse.readers.keras.heap_strings import HEAP, HeapStrings
 
 if TYPE_CHECKING:
     import h5py
@@ -155,9 +155,17 @@ class H5File:
         import h5py
 
         found = self._objects.get(path)
-        if found is None:
-            return None
-        return h5py.Group(found) if isinstance(found, h5py.h5g.GroupID) else h5py.Dataset(found)
+        if isinstance(found, h5py.h5g.GroupID):
+            return h5py.Group(found)
+        return h5py.Dataset(found) if isinstance(found, h5py.h5d.DatasetID) else None  # a type may have a name too
+
+    def check_heaps(self) -> None:
+        """Raise ValueError if the library would search for ever in one of the file's heaps of strings."""
+        data, start, end = self.extent.data, self.extent.start, self.extent.start + self.extent.size
+        place = data.find(HEAP, start, end)
+        while place >= 0:
+            self.heap.check(place - start)
+            place = data.find(HEAP, place + 1, end)
 
     def view(self, offset: int, shape: Shape, dtype: np.dtype[Any]) -> Array:
         """View an array that lies in the file in one piece; `offset` counts from the file's start."""
@@ -218,7 +226,7 @@ class H5Group:
             raise MalformedModel("there is no array of that name", where=where)
         with _reading(where):
             dtype, shape = found.dtype, tuple(map(int, found.shape))
-            if _is_bfloat16(found):
+            if _may_be_bfloat16(found) and H5Group(self._file, found, whole).text("dtype") == "bfloat16":
                 return StoredArray(path, shape, np.dtype(np.float32), lambda: _widened(self._file.reread(whole)))
             if dtype.kind not in "fiub":
                 raise MalformedModel(f"it holds elements of the type {dtype}, and not numbers", where=where)
@@ -295,8 +303,11 @@ class H5Group:
                 size = int(error.args[0])
             else:
                 size = count * extent.size
-                if found is not None or size <= most:
+                if found is not None:
                     return found
+                if size <= most:  # the library has to read them
+                    self._file.check_heaps()
+                    return None
         raise MalformedModel(
             f"{Danger.COMPRESSION_BOMB.value}: its {count} entries would come to {size} bytes, and the file has "
             f"{extent.size}",
@@ -316,9 +327,9 @@ def _decoded(entry: object, where: str) -> str:
     return entry
 
 
-def _is_bfloat16(dataset: h5py.Dataset) -> bool:
-    """Tell whether an array is what Keras 3 stores for bfloat16: two opaque bytes an element, and a remark."""
-    return dataset.dtype.itemsize == 2 and dataset.dtype.kind in "Vu" and dataset.attrs.get("dtype") == "bfloat16"
+def _may_be_bfloat16(dataset: h5py.Dataset) -> bool:
+    """Tell whether an array is of what Keras 3 stores for bfloat16, with a remark: two opaque bytes an element."""
+    return dataset.dtype.itemsize == 2 and dataset.dtype.kind in "Vu"
 
 
 def _widened(halves: Array) -> Array:
