@@ -322,7 +322,7 @@ class Locals:
                     ]
                     distances = [_distance(other, array) - slack for array, slack in candidates]
                     expected, excused = candidates[distances.index(min(distances))]
-                    self.errors[name].add(expected, _real(other), excused, self._at_ends(node, name, operands))
+                    self.errors[name].add(expected, _real(other), excused, self._at_ends(node, name, operands, result))
                 values[name] = _real(read.get(name, other))
             for name in {*node.inputs, *node.outputs}:
                 if self._last[name] is node:
@@ -369,20 +369,19 @@ class Locals:
             by = 2 * span / (2**self.precision.activations - 1)
         return np.asarray(array + np.random.default_rng(0).choice([-by, by], array.shape))
 
-    def _at_ends(self, node: Node, name: str, operands: Sequence[Array]) -> Array | None:
-        """Tell the elements of a result whose operand is near an end of its range, and so may have been cut inside.
+    def _at_ends(self, node: Node, name: str, operands: Sequence[Array], result: Array) -> Array | None:
+        """Tell the elements of a result that are near an end of their range, and so may have been cut inside.
 
-        That is asked of an operation that is computed by several kernels, with tensors of their own in between.
+        That is asked of an operation that is computed by several kernels, with tensors of their own in between. Where
+        an operand has the result's shape, it is the one that tells.
         """
-        step = self._steps.get(node.inputs[0])
-        if not self.errors[name].is_composed or _is_one_kernel(node) or step is None:
+        error = self.errors[name]
+        if not error.is_composed or _is_one_kernel(node) or error.step is None:
             return None
-        if (
-            operands[0].shape != self.graph.type(name).shape
-            and operands[0].shape[1:] != self.graph.type(name).shape[1:]
-        ):
-            return None
-        return np.asarray((operands[0] > NEAR_END * step.high) | (operands[0] < NEAR_END * step.low))
+        operand, step = operands[0], self._steps.get(node.inputs[0])
+        if step is None or operand.shape != result.shape:
+            operand, step = result, error.step
+        return np.asarray((operand > NEAR_END * step.high) | (operand < NEAR_END * step.low))
 
     def _otherwise(
         self, node: Node, operands: Sequence[Array], given: Mapping[str, Array]

@@ -56,6 +56,10 @@ class Rounding:
             if np.isfinite(error):
                 self._largest[name] = max(self._largest.get(name, 0.0), error)
 
+    def allowed(self, blob: str) -> float:
+        """Say how far float32 may move a blob; 0 where that isn't known."""
+        return TIMES * self._largest.get(blob, 0.0)
+
     def rule(self, blob: str, rule: Rule, peak: float) -> Rule:
         """Derive the limits of a rule for real numbers from the estimate; other rules stay as they are."""
         if blob not in self._largest or not rule.limits.keys() <= {"relative_to_peak", "max_abs"} or peak == 0:

@@ -80,7 +80,8 @@ class Subject:
             axis = class_axis(self.graph, port.name, self.labels)
             if axis is not None:
                 kind, rule = blob_kind(self.graph, port.name), self._rule(port.name, [port.name])
-                self._ranks.append(Ranks(port.name, axis, self.top, self.labels, rule, kind))
+                is_stated = rule in self.tolerances.overrides and rule.top1_margin > 0
+                self._ranks.append(Ranks(port.name, axis, self.top, self.labels, rule, kind, is_stated))
 
     # --- what it takes ---
 
@@ -280,7 +281,7 @@ class Subject:
         failing = {result.blob for result in layers if result.passed is False and result.metrics}
         divergence = self._divergence(layers, failing)
         layers = tuple(self._with_role(result, layers, failing) for result in layers)
-        ranks = tuple(ranks.result() for ranks in self._ranks)
+        ranks = tuple(ranks.result(self._least_lead(ranks.output)) for ranks in self._ranks)
         findings = [
             *self._interface,
             *health_findings(layers, outputs),
@@ -314,6 +315,10 @@ class Subject:
             findings=tuple(findings),
             seconds=self.seconds,
         )
+
+    def _least_lead(self, output: str) -> float:
+        """Say which lead of a class over another float32 alone may turn around: both may move."""
+        return 2 * self.rounding.allowed(output) if self.rounding is not None and self.is_float32 else 0.0
 
     def _divergence(self, layers: Sequence[LayerResult], failing: Collection[str]) -> tuple[str, ...]:
         """Name the blobs to look at first: those whose layer is wrong by itself, or else the first that fail."""

@@ -102,7 +102,7 @@ class Ranked:
     """The best classes of one sample, as the source and as the artifact rank them; None where scores hold a NaN.
 
     `margin` is the source's lead of its best class over the second. `noise` is the margin below which another winner
-    is no fault.
+    is no fault: what rounding moves such leads by on the other samples.
     """
 
     sample: str
