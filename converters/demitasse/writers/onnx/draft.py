@@ -98,8 +98,8 @@ class Draft:
         self.stored: dict[str, int] = {}
         self.consumers = graph.consumers()
         self.counted_pads = self._find_counted_pads(named)
-        self._names = {*graph.values, *graph.weights}
-        self._node_names: set[str] = set()
+        self._names = dict.fromkeys([*graph.values, *graph.weights], 1)
+        self._node_names: dict[str, int] = {}
 
     def value_infos(self) -> list[ValueInfoProto]:
         """Describe every value that is neither an input nor an output of the graph."""
@@ -269,12 +269,14 @@ class Site:
         return self.step("transposed", "Transpose", [name], turned, self.type(name).dtype, perm=axes)
 
 
-def _claim(name: str, taken: set[str]) -> str:
-    candidate, count = name, 1
+def _claim(name: str, taken: dict[str, int]) -> str:
+    """Take a name, numbered where it is taken; for each name, `taken` holds the last number that was tried."""
+    candidate, count = name, taken.get(name, 1)
     while candidate in taken:
         count += 1
         candidate = f"{name}.{count}"
-    taken.add(candidate)
+    taken[name] = count
+    taken.setdefault(candidate, 1)
     return candidate
 
 
