@@ -296,11 +296,13 @@ class Locals:
         values: dict[str, Array] = {name: _real(read.get(name, feeds[name])) for name in self.graph.inputs}
         for name in self.errors.keys() & values.keys() & given.keys():
             self.errors[name].add(_real(given[name]), values[name])  # an input, and the integers that stand beside it
+        slacks: dict[str, float] = {}  # by how much what lies inside of layers may be off, beside that
         rough: dict[str, Array] = {}  # what lies inside of layers, rounded to steps of its own
         shifts: dict[str, float] = {}  # by how much corrected biases may shift results
         for node in self.graph.nodes:
             operands = [self._operand(node, name, values) for name in node.inputs]
             made = evaluate_node(node.op, operands)
+            slack = self._excused(node, operands) + max((slacks.get(name, 0.0) for name in node.inputs), default=0.0)
             results = [self._held(name, result) for name, result in zip(node.outputs, made, strict=True)]
             shifts |= dict.fromkeys(node.outputs, self._shifted(node, operands, shifts))
             for name, result, rounded in zip(
@@ -308,12 +310,12 @@ class Locals:
             ):
                 other = given.get(name) if name in self.errors else None
                 if other is None or other.shape != result.shape or other.dtype.kind != result.dtype.kind:
-                    values[name] = result
+                    values[name], slacks[name] = result, slack
                     if rounded is not result:
                         rough[name] = rounded
                     continue
                 if np.isfinite(result).all():
-                    excused = self._excused(node, operands) + HIDDEN_TIMES * _distance(result, rounded)
+                    excused = slack + HIDDEN_TIMES * _distance(result, rounded)
                     excused += 0.0 if name in self._coarse else shifts.get(name, 0.0)
                     place = node.outputs.index(name)
                     candidates = [(_real(result), excused)] + [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from demitasse.ir.graph import Status
 from demitasse_validation.metrics import METRICS, Metric
@@ -180,17 +180,39 @@ def titles(report: Report) -> list[str]:
 
 
 def tolerance_groups(layers: Iterable[LayerResult]) -> dict[tuple[str, str], int]:
-    """Count the layers that each tolerance was applied to: `(limits, reason) -> layers`."""
-    groups: dict[tuple[str, str], int] = {}
+    """Count the layers that each kind of tolerance was applied to: `(limits, reason) -> layers`.
+
+    Tolerances that are derived for each layer differ in numbers alone: they are one kind, with the range of each.
+    """
+    kinds: dict[tuple[tuple[str, ...], str], list[LayerResult]] = {}
     for layer in measured(layers):
-        limits = ", ".join(_limit(METRICS[name], limit) for name, limit in (layer.limits or {}).items())
-        key = (limits or "no limit", layer.reason)
-        groups[key] = groups.get(key, 0) + 1
+        kinds.setdefault((tuple(layer.limits or {}), _NUMBER.sub("#", layer.reason)), []).append(layer)
+    groups = {}
+    for (names, _), alike in kinds.items():
+        spans = ((METRICS[name], [(layer.limits or {})[name] for layer in alike]) for name in names)
+        limits = ", ".join(_limit(metric, min(bounds), max(bounds)) for metric, bounds in spans)
+        groups[limits or "no limit", _spanned([layer.reason for layer in alike])] = len(alike)
     return groups
 
 
-def _limit(metric: Metric, limit: float) -> str:
-    return f"{metric.title} {'≥' if metric.higher_is_better else '≤'} {bound(limit)} {metric.unit}".rstrip()
+# A number in a reason, as it is spelled there.
+_NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[+-]?\d+)?(?!\w)")
+
+
+def _spanned(reasons: Sequence[str]) -> str:
+    """Join reasons that differ in numbers alone, with the range of each number."""
+    spellings = [_NUMBER.findall(reason) for reason in reasons]
+    spans = []
+    for column in zip(*spellings, strict=True):
+        low, high = min(column, key=float), max(column, key=float)
+        spans.append(low if float(low) == float(high) else f"{low} to {high}")
+    numbers = iter(spans)
+    return _NUMBER.sub(lambda _: next(numbers), reasons[0])
+
+
+def _limit(metric: Metric, low: float, high: float) -> str:
+    span = bound(low) if bound(low) == bound(high) else f"{bound(low)} to {bound(high)}"
+    return f"{metric.title} {'≥' if metric.higher_is_better else '≤'} {span} {metric.unit}".rstrip()
 
 
 def agreement(ranks: RankResult) -> str:
