@@ -38,7 +38,7 @@ MAKERS = (
     ("onnxruntime", ".onnx"),
 )
 BARS = (0.95, 0.99)
-"""The least agreement of all held-back winners, and of those that lead clearly; what `--int8-target` is asked for too."""
+"""The least agreement of all held-back winners, and of those that lead clearly; what `--int8-target` is asked for."""
 
 PICTURES = (".jpg", ".png", ".bmp")
 
