@@ -292,3 +292,23 @@ def test_the_command_line_keeps_and_applies_a_baseline(
     assert main([*call, *baseline, "--bundle", str(tmp_path / "bundle")]) == 1
     assert (tmp_path / "bundle" / "README.md").exists()
     assert "accepted in" in " ".join(capsys.readouterr().out.split())
+
+
+def test_each_exit_status(sound: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact, against = sound.folder / "net.onnx", ["--against", str(sound.source), str(sound.weights)]
+    call = ["validate", str(artifact), *against, "--random", "1", "-q", "--report"]
+    assert main([*call, str(tmp_path / "0")]) == 0
+    assert main(["validate", str(tmp_path / "absent.onnx"), *against]) == 2
+    sound.broken(FAULTS["kernel scaled by 1 %"], "2ay")
+    assert main([*call, str(tmp_path / "1")]) == 1
+    for status in ("0", "1"):
+        names = {path.name for path in (tmp_path / status).iterdir()}
+        assert names == {"report.html", "report.json", "report.md", "junit.xml"}
+
+    def broken(*arguments: Any, **options: Any) -> Report:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("demitasse_validation.comparison.compare", broken)
+    monkeypatch.setattr("demitasse_validation.compare", broken)
+    assert main([*call, str(tmp_path / "3")]) == 3
+    assert not (tmp_path / "3").exists()

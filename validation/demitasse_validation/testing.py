@@ -19,6 +19,7 @@ from demitasse_validation.comparison import compare
 from demitasse_validation.inputs import Random
 from demitasse_validation.report import ArtifactReport, Finding, Report, Severity
 from demitasse_validation.report.figures import (
+    DIAGNOSIS,
     by_severity,
     counted,
     figure,
@@ -100,7 +101,8 @@ def explain(report: Report) -> str:
 
 
 def _failures(findings: Iterable[Finding]) -> Iterator[str]:
-    failures = [finding for finding in by_severity(findings) if finding.severity is Severity.FAILURE]
+    said = by_severity(findings)
+    failures = [each for each in said if each.severity is Severity.FAILURE or each.kind == DIAGNOSIS]
     yield from (f"  {finding.message}" for finding in failures[:MOST_FINDINGS])
     if len(failures) > MOST_FINDINGS:
         yield f"  and {len(failures) - MOST_FINDINGS} more"

@@ -11,6 +11,7 @@ from demitasse_validation.metrics import METRICS, Metric
 from demitasse_validation.report import ArtifactReport, Finding, LayerResult, RankResult, Report, Severity
 
 __all__ = [
+    "DIAGNOSIS",
     "agreement",
     "bound",
     "by_severity",
@@ -152,10 +153,21 @@ def score(value: float) -> str:
     return f"{value:.4f}" if abs(value) <= 1 else f"{value:#.4g}".removesuffix(".")
 
 
+# The kind of a finding that says what another comes from, and the kinds of those.
+DIAGNOSIS, EXPLAINED = "diagnosis", ("divergence", "shape")
+
+
 def by_severity(findings: Iterable[Finding]) -> list[Finding]:
-    """Return findings with failures first."""
+    """Return findings with failures first, and what explains one right behind it."""
     order = list(Severity)
-    return sorted(findings, key=lambda finding: order.index(finding.severity))
+    ordered = sorted(findings, key=lambda finding: order.index(finding.severity))
+    explained = next((each for each in ordered if each.kind in EXPLAINED), None)
+    if explained is None:
+        return ordered
+    words = [each for each in ordered if each.kind == DIAGNOSIS]
+    rest = [each for each in ordered if each.kind != DIAGNOSIS]
+    place = rest.index(explained) + 1
+    return [*rest[:place], *words, *rest[place:]]
 
 
 def verdict(report: Report) -> str:

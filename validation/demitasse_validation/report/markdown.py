@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from demitasse_validation.report import ArtifactReport, Class, Finding, LayerResult, RankResult, Report, Severity
 from demitasse_validation.report.figures import (
+    DIAGNOSIS,
     agreement,
     by_severity,
     counted,
@@ -205,7 +206,7 @@ def _findings(page: _Page, report: Report) -> None:
     for title, findings in groups:
         leads = next((finding for finding in findings if finding.kind == "divergence"), None)
         for finding in by_severity(findings):
-            if finding is leads:
+            if finding is leads or (leads is not None and finding.kind == DIAGNOSIS):
                 firsts.append(f"> {WORDS[finding.severity]} {_code(title)} {_plain(finding.message)}")
             else:
                 (quiet if finding.severity is Severity.NOTE else loud).append(_finding_line(title, finding))
