@@ -504,3 +504,13 @@ def inputs_for(model: Any, batch: int = 2, seed: int = 1) -> list[np.ndarray[Any
             random.integers(0, 3, shape).astype("int32") if words else random.normal(0, 1, shape).astype("float32")
         )
     return arrays
+
+
+def outputs_of(model: Any, inputs: list[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
+    """Returns what a model gives at inference, in the order of its outputs."""
+    asked = getattr(model, "input", None)
+    named = dict(zip(sorted(asked), inputs, strict=True)) if isinstance(asked, dict) else None
+    outputs = model(named or (inputs if len(inputs) > 1 else inputs[0]))
+    if isinstance(outputs, dict):
+        outputs = [outputs[name] for name in sorted(outputs)]  # the order of model.outputs
+    return [np.asarray(each) for each in (outputs if isinstance(outputs, list | tuple) else [outputs])]

@@ -97,7 +97,7 @@ def _security(source: Path, as_json: bool) -> int:
         for finding in findings:
             print(finding)
         print(
-            f"{source}: {len(findings)} findings; nothing in the file was run"
+            f"{source}: {len(findings)} finding{'s' if len(findings) > 1 else ''}; nothing in the file was run"
             if findings
             else f"{source}: nothing found"
         )

@@ -9,20 +9,11 @@ import pytest
 from demitasse.errors import Unsupported
 from demitasse.ir.evaluate import evaluate
 from demitasse.readers.keras import read
-from keras_models import MODELS, OLDER, inputs_for, randomized
+from keras_models import MODELS, OLDER, inputs_for, outputs_of, randomized
 
 keras = pytest.importorskip("keras")
 
 Array = np.ndarray[Any, Any]
-
-
-def outputs_of(model: Any, inputs: list[Array]) -> list[Array]:
-    asked = getattr(model, "input", None)
-    named = dict(zip(sorted(asked), inputs, strict=True)) if isinstance(asked, dict) else None
-    outputs = model(named or (inputs if len(inputs) > 1 else inputs[0]))
-    if isinstance(outputs, dict):
-        outputs = [outputs[name] for name in sorted(outputs)]  # the order of model.outputs
-    return [np.asarray(each) for each in (outputs if isinstance(outputs, list | tuple) else [outputs])]
 
 
 def evaluated(path: Path, inputs: list[Array], weights: Path | None = None) -> list[Array]:

@@ -297,6 +297,7 @@ def test_a_heap_without_end_is_refused(tmp_path: Path) -> None:
     [
         (_net_with(layer("BatchNormalization", "a", axis=[])), "isn't described as Keras does it"),
         (_net_with(layer("Dot", "a", axes="xy")), "'axes' is 'xy'"),
+        (_net_with(input_layer("a", 3)), "a InputLayer that its net doesn't list"),
         (
             functional(
                 [

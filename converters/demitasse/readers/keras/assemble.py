@@ -355,7 +355,9 @@ class _Builder:
         return builder.finish(self._read(builder, layer), named=False)
 
     def _read(self, builder: LayerBuilder, layer: Layer) -> Result:
-        reader = self._readers[layer.kind]
+        reader = self._readers.get(layer.kind)
+        if reader is None:
+            raise MalformedModel(f"a {layer.kind} that its net doesn't list as an input", where=builder.origin.where)
         try:
             return reader(builder)
         except STRANGE as error:
