@@ -18,14 +18,32 @@ from demitasse.errors import UsageError
 from demitasse.ir.document import Document, SourceFile, describe
 from demitasse.ir.graph import Graph
 from demitasse.passes import with_batch
+from demitasse.quantize.calibrate import calibrate
+from demitasse.quantize.engines import EngineKind
 from demitasse.readers import read
 from demitasse.targets import TARGETS, lower, simplify
 from demitasse_validation.baseline import Baseline
 from demitasse_validation.comparison import compare
-from demitasse_validation.inputs import Random
+from demitasse_validation.inputs import Random, inputs_for
 from demitasse_validation.mapping import Places
 from demitasse_validation.report import ArtifactReport, Report, Role, Severity
-from faults import GRAPH_FAULTS, INPUT_FAULTS, Fault, Stage, faulty, input_changed, sites
+from faults import (
+    GRAPH_FAULTS,
+    INPUT_FAULTS,
+    ONNX_FAULTS,
+    TFLITE_FAULTS,
+    Fault,
+    FileFault,
+    Stage,
+    faulty,
+    input_changed,
+    onnx_model,
+    onnx_sites,
+    sites,
+    tflite_bytes,
+    tflite_model,
+    tflite_sites,
+)
 
 FAULTS = {fault.name: fault for fault in GRAPH_FAULTS}
 
@@ -37,7 +55,7 @@ class Bench:
         self.source = golden / "caffe" / name / "net.prototxt"
         self.weights = golden / "caffe" / name / "net.caffemodel"
         self.target, self.folder = TARGETS[target], folder
-        self.graph = with_batch(read(self.source, self.weights), 1, dynamic=True)
+        self.graph = with_batch(read(self.source, self.weights), 1, dynamic=self.target.batch is None)
 
     def document(self, lowered: Graph) -> Document:
         files = (SourceFile.of(self.source), SourceFile.of(self.weights))
@@ -45,8 +63,16 @@ class Bench:
 
     def write(self, lowered: Graph, document: Document) -> Path:
         path = self.folder / f"net{self.target.suffix}"
-        self.target.write(lowered, path, document)
+        ranges = []
+        if self.target.calibrated:
+            samples = [step.feeds for step in inputs_for(self.graph, Random(32, seed=3), None).steps(1)]
+            ranges = [calibrate(lowered, samples, engine=EngineKind(self.target.engine))]
+        self.target.write(lowered, path, document, *ranges)
         return path
+
+    def sound(self) -> Path:
+        lowered = lower(simplify(self.graph), self.target)
+        return self.write(lowered, self.document(lowered))
 
     def broken(self, fault: Fault, layer: str) -> Path:
         """Write the net with a fault in the first node of a layer that can have it."""
@@ -191,6 +217,61 @@ def test_a_bundle_shows_the_fault_by_itself(golden: Path, tmp_path: Path) -> Non
     assert "its kernel is transposed" in (folder / "README.md").read_text("utf-8")
 
 
+# --- formats of few bits ---
+
+FEW_BITS = ("tflite-int8", "onnx-int8", "tflite-16x8", "tflite-dynamic", "onnx-f16")
+
+
+@pytest.mark.parametrize("target", FEW_BITS)
+@pytest.mark.parametrize("net", ["residual_net", "inception_block", "act_prelu", "act_clip"])
+def test_what_few_bits_round_is_no_fault(golden: Path, tmp_path: Path, target: str, net: str) -> None:
+    bench = Bench(golden, net, target, tmp_path)
+    assert bench.compare(bench.sound()).passed
+
+
+@pytest.mark.parametrize("target", FEW_BITS)
+@pytest.mark.parametrize(
+    ("net", "fault", "layer"),
+    [
+        ("residual_net", "kernel scaled by 1 %", "2ay"),
+        ("residual_net", "bias shifted by one channel", "fc"),
+        ("act_prelu", "one element off", "a"),
+        ("inception_block", "LRN k", "lrn"),
+    ],
+)
+def test_a_fault_is_told_from_few_bits(
+    golden: Path, tmp_path: Path, target: str, net: str, fault: str, layer: str
+) -> None:
+    bench = Bench(golden, net, target, tmp_path)
+    report = bench.compare(bench.broken(FAULTS[fault], layer))
+    (artifact,) = report.artifacts
+    assert report.exit_status == 1
+    results = [result for result in artifact.layers if result.layer == first(artifact)]
+    assert layer in {name for result in results for name in (result.layer, *result.together_with)}
+
+
+@pytest.mark.parametrize("fault", TFLITE_FAULTS + ONNX_FAULTS, ids=lambda fault: fault.name)
+def test_a_fault_in_integers_is_named(golden: Path, tmp_path: Path, fault: FileFault) -> None:
+    is_onnx = fault in ONNX_FAULTS
+    bench = Bench(golden, "fc_after_conv", "onnx-int8" if is_onnx else "tflite-int8", tmp_path)
+    path = bench.sound()
+    blobs = {"c@c": "c", "c": "r", "f": "f", "p": "p"}  # tensors, and the layers that give them
+    parse, find = (onnx_model, onnx_sites) if is_onnx else (tflite_model, tflite_sites)
+    places: list[Any] = list(find(parse(path.read_bytes()), fault, blobs))
+    caught = set()
+    for place, seen in places:
+        model = parse(path.read_bytes())
+        if fault.change(model, place):
+            broken = tmp_path / f"broken{bench.target.suffix}"
+            broken.write_bytes(model.SerializeToString() if is_onnx else tflite_bytes(model))
+            (artifact,) = bench.compare(broken).artifacts
+            if not artifact.passed:
+                caught.add(first(artifact))
+                assert first(artifact) in {blobs[name] for name in seen} | {"data"}
+    # A scale or zero point that both sides share changes nothing but which numbers there can be.
+    assert caught or "zero point off by one" in fault.name or not is_onnx
+
+
 # --- baselines and artifacts without a document ---
 
 
@@ -257,8 +338,6 @@ def test_a_map_joins_more_layers(sound: Bench, tmp_path: Path) -> None:
 def test_what_can_not_be_told_without_a_map_is_asked_for(golden: Path, tmp_path: Path) -> None:
     source = golden / "caffe" / "residual_net"
     made = convert(source / "net.prototxt", source / "net.caffemodel", out=tmp_path / "net.tflite")
-    from faults import tflite_bytes, tflite_model
-
     model = tflite_model(made.artifacts[0].path.read_bytes())
     model.metadata = []
     made.artifacts[0].path.write_bytes(tflite_bytes(model))
