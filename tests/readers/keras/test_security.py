@@ -5,6 +5,7 @@ import json
 import marshal
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -277,6 +278,19 @@ def _echo(depth: int) -> dict[str, Any]:
         calls = [[["x", 0, 0, {}]], [[f"net{level}", 0, 0, {}]]]
         net = functional([(input_layer("x", 3), []), (inner, calls)], [["x", 0, 0]], [[f"net{level}", 1, 0]])
     return net
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_free_blocks_in_a_circle_are_refused(number: int, tmp_path: Path) -> None:
+    """The library would follow them for ever, in the root group and in others."""
+    path = write_h5(tmp_path / "net.h5", dense_net(), dense_weights())
+    content = bytearray(path.read_bytes())
+    heaps = [match.start() for match in re.finditer(rb"HEAP\x00", bytes(content))]
+    block, data = (int.from_bytes(content[heaps[number] + place :][:8], "little") for place in (16, 24))
+    content[data + block : data + block + 8] = block.to_bytes(8, "little")
+    path.write_bytes(content)
+    with pytest.raises(MalformedModel, match="heap of names"):
+        read(path)
 
 
 def test_a_heap_without_end_is_refused(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from demitasse.errors import MalformedModel
 from demitasse.ir.ops import Shape
 from demitasse.ir.weights import Array
 from demitasse.readers.keras.dangers import Danger, Finding, is_pickle
-from demitasse.readers.keras.heap_strings import HEAP, HeapStrings
+from demitasse.readers.keras.heap_strings import HEAP, HeapStrings, check_group
 
 if TYPE_CHECKING:
     import h5py
@@ -68,6 +68,13 @@ def map_file(path: Path) -> Extent:
     except OSError as error:
         raise MalformedModel(f"the file can't be opened: {error.strerror}", where=str(path)) from error
     return Extent(data, 0, len(data))
+
+
+def _root_address(extent: Extent) -> int:
+    """Return where the header of the root group begins, as the superblock says (II.A to II.D)."""
+    version = extent.bytes_at(8, 1)
+    place = {b"\x00": 64, b"\x01": 68}.get(version, 36)
+    return int.from_bytes(extent.bytes_at(place, 8), "little")
 
 
 def is_hdf5(extent: Extent) -> bool:
@@ -121,6 +128,7 @@ class H5File:
         self.heap = HeapStrings(extent.bytes_at)
         self._path = path
         with _reading(where):
+            check_group(extent.bytes_at, _root_address(extent))
             self._file = self._open()
             inspection = _Inspection(self._file, extent, where)
             self.findings: tuple[Finding, ...] = tuple(inspection.findings())
@@ -361,8 +369,9 @@ class _Inspection:
                 if finding is not None:
                     yield finding
                     continue
+                address = group.links.get_info(name).u
+                check_group(self.extent.bytes_at, address)
                 child = h5py.h5o.open(group, name)
-                address = h5py.h5o.get_info(child).addr
                 if address in self._seen:  # a second name of the same object, or a circle
                     continue
                 self._seen.add(address)

@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
-__all__ = ["HEAP", "HeapStrings"]
+__all__ = ["HEAP", "HeapStrings", "check_group"]
 
-_ATTRIBUTE, _CONTINUATION = 0x0C, 0x10
+_ATTRIBUTE, _CONTINUATION, _SYMBOL_TABLE = 0x0C, 0x10, 0x11
+_NO_MORE = 1  # ends a local heap's list of free blocks
 HEAP = b"GCOL\x01"
 """What a global heap begins with."""
 _MOST_CHUNKS = 10_000
@@ -120,8 +121,34 @@ class HeapStrings:
             place += 16 + -(-size // 8) * 8
 
 
+def check_group(read: ReadBytes, address: int) -> None:
+    """Raise ValueError if the library would search for ever in the heap of a group's names (III.D, IV.A.2.r).
+
+    It follows the heap's list of free blocks to its end, and a damaged one may come back to where it was.
+    """
+    try:
+        for kind, body in _messages(read, address):
+            if kind != _SYMBOL_TABLE:
+                continue
+            (heap,) = struct.unpack_from("<8xQ", body)
+            signature, size, block, data = struct.unpack("<4s4xQQQ", read(heap, 32))
+            seen: set[int] = set()
+            while signature == b"HEAP" and block != _NO_MORE and block < size:
+                if block in seen:
+                    raise ValueError(f"the heap of names at {heap} is damaged")
+                seen.add(block)
+                (block,) = struct.unpack("<Q", read(data + block, 8))
+    except struct.error:  # something ends too early, as the library will notice
+        return
+
+
 def _attributes(read: ReadBytes, address: int) -> Iterator[bytes]:
-    """Yield the bodies of an object's attribute messages, in all chunks of its header."""
+    """Yield the bodies of an object's attribute messages."""
+    return (body for kind, body in _messages(read, address) if kind == _ATTRIBUTE)
+
+
+def _messages(read: ReadBytes, address: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the kinds and bodies of an object's messages, in all chunks of its header."""
     start = read(address, 16)
     if start[:1] == b"\x01":
         order, head = "<HHB3x", 8
@@ -144,9 +171,9 @@ def _attributes(read: ReadBytes, address: int) -> Iterator[bytes]:
             kind, length, _ = struct.unpack_from(order, chunk, offset)
             body = chunk[offset + head : offset + head + length]
             offset += head + length
-            if kind == _ATTRIBUTE:
-                yield body
-            elif kind == _CONTINUATION and len(chunks) < _MOST_CHUNKS:
+            if kind != _CONTINUATION:
+                yield kind, body
+            elif len(chunks) < _MOST_CHUNKS:
                 further, extent = struct.unpack_from("<QQ", body)
                 chunks.append((further + trim[0], extent - trim[1]))
 
