@@ -176,7 +176,7 @@ class Locals:
             for node in nodes
         }
         # Where results are told to less than an 8-bit step, what biases are corrected by is many of their steps.
-        self._finely_corrected = corrected and (self.precision.activations > 8 or len(steps) < len(nets))
+        self._finely_corrected = corrected and (self.precision.activations > 8 or not nets.keys() <= steps.keys())
         self._coarse = frozenset(steps) if self.precision.activations <= 8 else frozenset()
         self._steps = fed
         self._copied = copied
