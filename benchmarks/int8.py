@@ -305,7 +305,11 @@ def mixtures(
         (diagnosis,) = convert(source, weights, out=path, quantization=Settings(goal=goal), **given).diagnoses.values()
         count = len([each for each in diagnosis.chosen.real if each in dict(diagnosis.ranking)])
         verdict = "" if diagnosis.met else ", not met"
-        row = Row(name, f"{MIXTURE} {count} layers real ({goal}{verdict})", seconds=time.perf_counter() - start)
+        row = Row(
+            name,
+            f"{MIXTURE} {count} layer{'' if count == 1 else 's'} real ({goal}{verdict})",
+            seconds=time.perf_counter() - start,
+        )
         measure(row, path, real, *held)
         yield row
 
