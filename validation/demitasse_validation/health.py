@@ -24,8 +24,9 @@ LEAST_NORMAL = float(np.finfo(np.float32).tiny)
 # to 0.008 of it, so that what moves less may well round to one number.
 LEAST_MOVEMENT = 0.03
 
-# And how far in shares of what channels are usually off: noise in the layers before can hold a channel at 0 after ReLU.
-NOISES = 4.0
+# And how far in shares of what channels are usually off, those that live foremost: noise in the layers before can hold
+# a channel at 0 after ReLU.
+NOISES, MOST_LIVE = 4.0, 0.9
 
 # Of how many elements a channel has to be seen before it may be called constant.
 ENOUGH = 8
@@ -77,7 +78,8 @@ class Health:
         with np.errstate(invalid="ignore"):
             movement = high - low
             peak = float(np.abs([low, high]).max())
-            usual = float(np.median(self._errors))
+            live = np.asarray(self._errors)[given_low != given_high]
+            usual = max(float(np.median(self._errors)), float(np.quantile(live, MOST_LIVE)) if live.size else 0.0)
             moving = movement > max(LEAST_MOVEMENT * peak, NOISES * usual)
             dead = np.flatnonzero(moving & (given_low == given_high))
         if len(dead) and given_low.min() == given_high.max():

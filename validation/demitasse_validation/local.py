@@ -94,7 +94,7 @@ STEPS_A_KERNEL = 1.5
 
 # How many times what moving all that lies between operations by a step, this way or that, changes in the reference it
 # may change in the artifact, where it falls otherwise.
-HIDDEN_TIMES = 3.0
+HIDDEN_TIMES = 4.0
 
 # From which share of its range on an operand may be cut inside of an operation, as ranges there were seen otherwise.
 NEAR_END = 0.5
@@ -108,6 +108,9 @@ ELEMENTWISE = (Clip, Elu, LeakyRelu, PRelu, Relu, Softmax, Unary)
 # What 16-bit activations are off by besides: LiteRT scales their sums by multipliers of 15 bits, which is a step at the
 # end of the range (tflite/kernels/internal/common.cc, MultiplyByQuantizedMultiplier of int64).
 WIDE_STEPS, WIDE_SHARE = 1.0, 2.0**-14
+
+# How many of its steps a 32-bit bias may be off by: half a step for rounding, and float32's share of a large one.
+BIAS_STEPS = 1.5
 
 # How many of the numbers that a dynamic artifact rounds as it runs may come out a step off, being near a half.
 FLIPS = 4.0
@@ -419,7 +422,7 @@ class Locals:
             is_rounded = kernel.size >= self.precision.least and has_dynamic_kernel(node)
             return FLIPS * largest * spans / 255 if is_rounded else 0.0
         step = self._coarsest.get(id(node)) or float(np.abs(data).max(initial=0)) / 127
-        return 0.5 * step * largest / 127
+        return BIAS_STEPS * step * largest / 127
 
     def _shifted(self, node: Node, operands: Sequence[Array], shifts: Mapping[str, float]) -> float:
         """Say by how much corrected biases may shift a result, from products inside of its layer."""
