@@ -170,6 +170,15 @@ def test_constants_of_constants_are_folded_and_recorded() -> None:
     assert [record.status for record in provenance(graph)] == [Status.FOLDED, Status.FOLDED, Status.COMPARED]
 
 
+def test_a_constant_that_another_name_stands_for_is_recorded_where_it_goes() -> None:
+    s = Sketch(1, 4, 8, 8)
+    s.layer(ops.Identity(), [s.weight("priors", 1, 2, 8, 8)], "boxes")
+    s.layer(ops.Concat(1), ["boxes", s.weight("more", 1, 2, 8, 8)], "all")
+    graph = prune(fold_constants(drop_identities(s.done(s.layer(ADD, ["data", "all"], "sum")))))
+    assert kinds(graph) == ["Binary"]
+    assert [record.status for record in provenance(graph)] == [Status.FOLDED, Status.FOLDED, Status.COMPARED]
+
+
 def test_a_residual_net_changes_its_layout_without_a_transpose() -> None:
     graph = to_layout(simplify(residual_net(Sketch(1, 3, 8, 8))), Layout.CHANNELS_LAST)
     assert "Transpose" not in kinds(graph)

@@ -32,6 +32,7 @@ def fold_constants(graph: Graph) -> Graph:
     """Replace operations on weights alone by their results, computed in float64 and rounded once."""
     result = graph.shell()
     constant: dict[str, str] = {}
+    standing = {merge.into for merge in result.merged.values()}
     for node in graph.nodes:
         inputs = [constant.get(name, name) for name in node.inputs]
         result.weights.copy_from(graph.weights, [name for name in inputs if name in graph.weights])
@@ -43,10 +44,10 @@ def fold_constants(graph: Graph) -> Graph:
                 graph.fresh(f"{name}/constant"), np.asarray(array, graph.type(name).dtype.value)
             )
             result.merged[name] = Merge(MergeKind.FOLDED, constant[name])
-        # Constants of an earlier round that went into this one may be gone: say where to.
-        for name in node.inputs:
-            if name in constant:
-                result.merged[constant[name]] = Merge(MergeKind.FOLDED, constant[node.outputs[0]])
+            standing.add(constant[name])
+        # Constants that stand for a blob may be gone, as they went into this one: say where to.
+        for name in standing.intersection(inputs):
+            result.merged[name] = Merge(MergeKind.FOLDED, constant[node.outputs[0]])
     result.outputs = list(graph.outputs)
     return result
 
