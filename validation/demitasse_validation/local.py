@@ -244,7 +244,8 @@ class Locals:
         """Say how closely errors follow chance, where the reference rounds all that the artifact does."""
         if self.precision.activations != 8:
             return WIDE_RANGE
-        is_known = not self._is_composed(nodes, fed) or self._is_told(nodes, fed)
+        is_known = all(map(_is_one_kernel, nodes)) and self._is_told(nodes, fed)
+        is_known = is_known or not self._is_composed(nodes, fed)
         if not is_known or any(isinstance(node.op, UNEVEN) for node in nodes):
             return LOOSE
         return CLOSE if any(map(_is_product, nodes)) else WIDE
