@@ -293,6 +293,17 @@ def test_free_blocks_in_a_circle_are_refused(number: int, tmp_path: Path) -> Non
         read(path)
 
 
+def test_text_that_is_a_list_of_numbers_is_refused(tmp_path: Path) -> None:
+    """The library would look for the list in a heap, and crashes where a damaged file has none."""
+    path = write_h5(tmp_path / "net.h5", dense_net(), dense_weights())
+    with h5py.File(path, "a") as file:
+        numbers = np.empty(1, object)
+        numbers[0] = np.arange(5, dtype=np.uint8)
+        file.attrs.create("keras_version", numbers, dtype=h5py.vlen_dtype(np.uint8))
+    with pytest.raises(MalformedModel, match="'keras_version': it holds something else than text"):
+        read(path)
+
+
 def test_a_heap_without_end_is_refused(tmp_path: Path) -> None:
     """The library would go round in it for ever: its next entry has no number and no size."""
     path = write_h5(tmp_path / "net.h5", dense_net(), dense_weights())

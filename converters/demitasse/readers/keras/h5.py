@@ -22,7 +22,7 @@ from demitasse.errors import MalformedModel
 from demitasse.ir.ops import Shape
 from demitasse.ir.weights import Array
 from demitasse.readers.keras.dangers import Danger, Finding, is_pickle
-from demitasse.readers.keras.heap_strings import HEAP, HeapStrings, check_group
+from demitasse.readers.keras.heap_strings import HeapStrings, check_group
 
 if TYPE_CHECKING:
     import h5py
@@ -167,14 +167,6 @@ class H5File:
             return h5py.Group(found)
         return h5py.Dataset(found) if isinstance(found, h5py.h5d.DatasetID) else None  # a type may have a name too
 
-    def check_heaps(self) -> None:
-        """Raise ValueError if the library would search for ever in one of the file's heaps of strings."""
-        data, start, end = self.extent.data, self.extent.start, self.extent.start + self.extent.size
-        place = data.find(HEAP, start, end)
-        while place >= 0:
-            self.heap.check(place - start)
-            place = data.find(HEAP, place + 1, end)
-
     def view(self, offset: int, shape: Shape, dtype: np.dtype[Any]) -> Array:
         """View an array that lies in the file in one piece; `offset` counts from the file's start."""
         flat: Array = np.frombuffer(self.extent.data, dtype, math.prod(shape), self.extent.start + offset)
@@ -288,10 +280,11 @@ class H5Group:
         return [_decoded(entry, where) for entry in values]
 
     def _heap_strings(self, name: str, where: str) -> list[Any] | None:
-        """Return an attribute's strings of varying length; None where it has none, or they can't be found.
+        """Return an attribute's strings of varying length; None where they are of fixed length.
 
         Raises:
-            MalformedModel: it would take more memory than a file of this size can ask for.
+            MalformedModel: it would take more memory than a file of this size can ask for, holds no text, or can't be
+                read without the library, which crashes on damaged heaps.
         """
         import h5py
 
@@ -302,7 +295,11 @@ class H5Group:
         most = max(extent.size, _ALWAYS_ALLOWED)
         size = count * kind.get_size()
         if size <= extent.size:
-            if not isinstance(kind, h5py.h5t.TypeStringID) or not kind.is_variable_str():
+            if count == 0:  # an empty list has whatever type
+                return []
+            if kind.get_class() not in (h5py.h5t.STRING, h5py.h5t.OPAQUE):
+                raise MalformedModel("it holds something else than text", where=where)
+            if kind.get_class() == h5py.h5t.OPAQUE or not kind.is_variable_str():
                 return None
             address = h5py.h5o.get_info(self._group.id).addr
             try:
@@ -310,12 +307,9 @@ class H5Group:
             except OverflowError as error:
                 size = int(error.args[0])
             else:
-                size = count * extent.size
-                if found is not None:
-                    return found
-                if size <= most:  # the library has to read them
-                    self._file.check_heaps()
-                    return None
+                if found is None:  # the library would read them, and crashes where a reference to a heap is damaged
+                    raise MalformedModel("its text is stored as no Keras stores it, or damaged", where=where)
+                return found
         raise MalformedModel(
             f"{Danger.COMPRESSION_BOMB.value}: its {count} entries would come to {size} bytes, and the file has "
             f"{extent.size}",

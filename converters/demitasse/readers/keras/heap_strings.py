@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
-__all__ = ["HEAP", "HeapStrings", "check_group"]
+__all__ = ["HeapStrings", "check_group"]
 
 _ATTRIBUTE, _CONTINUATION, _SYMBOL_TABLE = 0x0C, 0x10, 0x11
 _NO_MORE = 1  # ends a local heap's list of free blocks
-HEAP = b"GCOL\x01"
+_HEAP = b"GCOL\x01"
 """What a global heap begins with."""
 _MOST_CHUNKS = 10_000
 
@@ -73,23 +73,6 @@ class HeapStrings:
             found.append(self.read(place, length))
         return found
 
-    def check(self, address: int) -> None:
-        """Raise ValueError if the library would not find its way through a heap.
-
-        It goes on by an entry's size, and searches for ever where there are no more entries and no room is left
-        either (`H5HG__cache_heap_deserialize` in its H5HGcache.c).
-        """
-        head = self.read(address, 16)
-        end = address + int.from_bytes(head[8:], "little")
-        place = address + 16
-        while place + 16 <= end:
-            entry = self.read(place, 16)
-            index, size = int.from_bytes(entry[:2], "little"), int.from_bytes(entry[8:], "little")
-            step = size if index == 0 else 16 + -(-size // 8) * 8
-            if len(entry) < 16 or step < 16 or place + step > end:
-                raise ValueError(f"the heap of strings at {address} is damaged")
-            place += step
-
     def _references(self, address: int, name: bytes, count: int) -> list[_Reference] | None:
         try:
             for body in _attributes(self.read, address):
@@ -108,7 +91,7 @@ class HeapStrings:
 
     def _walk(self, address: int) -> Iterator[tuple[int, tuple[int, int]]]:
         head = self.read(address, 16)
-        if head[:5] != HEAP or len(head) < 16:
+        if head[:5] != _HEAP or len(head) < 16:
             return
         end = address + int.from_bytes(head[8:], "little")
         place = address + 16
