@@ -7,11 +7,13 @@ import pytest
 
 from demitasse.errors import UsageError
 from demitasse.ir import ops
+from demitasse.ir.evaluate import evaluate
 from demitasse.ir.graph import Graph, Merge, MergeKind, Origin, SourceLayer, Status, provenance
 from demitasse.ir.ops import BinaryFunction, Layout, Padding, ReduceFunction, TensorType
 from demitasse.ir.weights import Array
 from demitasse.passes import (
     can_change_batch,
+    channel_products,
     drop_identities,
     fold_affine,
     fold_constants,
@@ -237,3 +239,20 @@ def test_the_columns_of_a_dense_are_permuted_as_the_image_is() -> None:
     graph.outputs = ["fc"]
     moved = to_layout(graph, Layout.CHANNELS_LAST)
     np.testing.assert_array_equal(moved.weights["kernel"], [[0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11]])
+
+
+def test_a_product_and_a_sum_a_channel_become_one_depthwise_convolution() -> None:
+    s = Sketch(1, 4, 5, 3)
+    s.layer(MUL, ["data", s.weight("scale", 3)], "scaled")
+    s.layer(ops.Binary(BinaryFunction.ADD, ops.Activation.RELU), [s.weight("shift", 1, 1, 3), "scaled"], "shifted")
+    s.layer(MUL, ["shifted", s.weight("number", 1)], "halved")  # one number has a step of its own anyway
+    s.layer(MUL, ["halved", s.weight("rows", 5, 1)], "rows_scaled")
+    s.layer(MUL, ["rows_scaled", s.weight("again", 3)], "twice_read")
+    graph = s.done(s.layer(ADD, ["twice_read", s.weight("more", 3)], "sum"), "twice_read")
+    result = channel_products(graph)
+    assert kinds(result) == ["Conv", "Binary", "Binary", "Conv", "Binary"]
+    assert [record.status for record in provenance(result)] == [Status.FOLDED, *[Status.COMPARED] * 5]
+    image = {"data": np.random.default_rng(1).normal(size=(1, 4, 5, 3)).astype(np.float32)}
+    expected, found = (evaluate(each, image, keep=graph.outputs) for each in (graph, result))
+    for name in graph.outputs:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-6)

@@ -38,6 +38,7 @@ from demitasse.ir.ops import (
     LeakyRelu,
     MatMul,
     MaxPool,
+    NonMaxSuppression,
     Op,
     Pad,
     PRelu,
@@ -203,6 +204,8 @@ class Locals:
         if not self.precision.has_steps:
             sizes = [max(self.graph.type(n.outputs[0]).shape) for n in nodes if isinstance(n.op, Resize)]
             return REAL_LIMIT + COORDINATE * sum(sizes)
+        if any(isinstance(node.op, NonMaxSuppression) for node in nodes):
+            return None  # scores that are stored in steps are often the same, and runtimes differ in whom they prefer
         reads = _reads(nodes, self.graph)
         if name not in steps:
             return REAL_LIMIT if reads <= axes.keys() else None

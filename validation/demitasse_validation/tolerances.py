@@ -27,6 +27,7 @@ class BlobKind(enum.Enum):
     VALUES = "values"  # real numbers on a scale of their own
     DISTRIBUTION = "distribution"  # probabilities that the net gives as a result
     INTEGERS = "integers"  # indices, counts, truth values
+    DETECTIONS = "detections"  # boxes that were chosen by comparing scores and overlaps
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,15 @@ DEFAULTS: tuple[Rule, ...] = (
                 {}, "an index may flip wherever two candidates are nearly equal", target=target, kind=BlobKind.INTEGERS
             ),
         )
+    ),
+    *(
+        Rule(
+            {},
+            "boxes come, go and change places wherever scores or overlaps are nearly equal; their scores are compared",
+            target=target,
+            kind=BlobKind.DETECTIONS,
+        )
+        for target in ("*f16", "*int8", "*16x8", "*dynamic")
     ),
 )
 

@@ -18,7 +18,7 @@ from demitasse.errors import MalformedModel
 from demitasse.ir.graph import Graph, Origin, Storage, provenance
 from demitasse.ir.ops import DType, Shape
 
-__all__ = ["SCHEMA", "BlobRecord", "Document", "Port", "SourceFile", "describe"]
+__all__ = ["SCHEMA", "BlobRecord", "Document", "Port", "SourceFile", "blob_records", "describe"]
 
 SCHEMA = 1
 
@@ -153,19 +153,9 @@ def _place(origin: Origin) -> str:
     return replace(origin, file=name).where
 
 
-def describe(
-    graph: Graph,
-    *,
-    target: str,
-    tool: str,
-    source_format: str,
-    source: tuple[SourceFile, ...],
-    options: Mapping[str, Any],
-    preprocessing: Mapping[str, Any] | None = None,
-    labels: tuple[str, ...] | None = None,
-) -> Document:
-    """Describe a lowered graph; tensors are named as its values are."""
-    records = tuple(
+def blob_records(graph: Graph) -> tuple[BlobRecord, ...]:
+    """Say of every result of every source layer which value of a lowered graph holds it, or what became of it."""
+    return tuple(
         BlobRecord(
             layer=record.origin.layer,
             type=record.origin.kind,
@@ -178,6 +168,20 @@ def describe(
         )
         for record in provenance(graph)
     )
+
+
+def describe(
+    graph: Graph,
+    *,
+    target: str,
+    tool: str,
+    source_format: str,
+    source: tuple[SourceFile, ...],
+    options: Mapping[str, Any],
+    preprocessing: Mapping[str, Any] | None = None,
+    labels: tuple[str, ...] | None = None,
+) -> Document:
+    """Describe a lowered graph; tensors are named as its values are."""
     return Document(
         target=target,
         tool=tool,
@@ -187,7 +191,7 @@ def describe(
         options=dict(options),
         inputs=tuple(_port(graph, name) for name in graph.inputs),
         outputs=tuple(_port(graph, name) for name in graph.outputs),
-        provenance=records,
+        provenance=blob_records(graph),
         preprocessing=preprocessing,
         labels=labels,
         notes=tuple(graph.notes),

@@ -5,6 +5,7 @@ can be run by the evaluator and compared with its input. A pass never changes th
 """
 
 from demitasse.passes.batch import can_change_batch, with_batch
+from demitasse.passes.channel_products import channel_products
 from demitasse.passes.drop_identities import drop_identities
 from demitasse.passes.fold_affine import fold_affine
 from demitasse.passes.fold_constants import fold_constants
@@ -16,6 +17,7 @@ from demitasse.passes.prune import prune
 
 __all__ = [
     "can_change_batch",
+    "channel_products",
     "drop_identities",
     "fold_affine",
     "fold_constants",

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from demitasse.errors import UsageError
-from demitasse.ir.document import Document
+from demitasse.ir.document import Document, blob_records
 from demitasse.ir.graph import Graph
+from demitasse.ir.ops import NonMaxSuppression
 from demitasse.ir.preprocessing import Preprocessing
+from demitasse.passes import channel_products
 from demitasse.quantize.calibrate import choose, observe
 from demitasse.quantize.doctor import Diagnosis, Goal, examine
 from demitasse.quantize.engines import EngineKind, cores, open_engine, open_real, stored_inputs
@@ -100,18 +102,19 @@ def make(
     if settings.goal is not None:
         samples, held = _split(samples)
     calibration = _calibration(order, samples, settings, preprocessing, progress)
-    real = _kept(order, settings)
-    document = replace(order.document, notes=(*order.document.notes, *calibration.notes))
-    order = replace(order, graph=equalize(order.graph, calibration.equalized), document=document)
+    real, always = _kept(order, settings), _compared(order.graph)
+    graph = _prepared(order, calibration.equalized)
+    notes = (*order.document.notes, *calibration.notes)
+    order = replace(order, graph=graph, document=replace(order.document, provenance=blob_records(graph), notes=notes))
     signed = None
     if order.engine is EngineKind.ONNX_RUNTIME:
         signed = prefers_signed() if settings.signed is None else settings.signed
     equalized = {name: list(exponents) for name, exponents in calibration.equalized.items()}
 
     def write(path: Path, kept: Sequence[str]) -> None:
-        document = order.document
+        document, kept = order.document, tuple(dict.fromkeys((*always, *kept)))
         options = {**document.options, "int8": settings.to_dict() | {"real": list(kept), "equalized": equalized}}
-        given: dict[str, Any] = {"means": calibration.means if settings.bias_correction else None, "real": tuple(kept)}
+        given: dict[str, Any] = {"means": calibration.means if settings.bias_correction else None, "real": kept}
         if signed is not None:
             options["int8"] |= {"activations": "int8" if signed else "uint8"}
             given["signed"] = signed
@@ -166,11 +169,13 @@ def _calibration(
             progress("calibrate", done, total)
 
     exponents = _exponents(order, samples) if settings.equalize and order.target not in WIDE else {}
-    graph = equalize(order.graph, exponents)
+    graph = _prepared(order, exponents)
     histograms = observe(graph, samples, report, engine=order.engine)
     ranges = choose(histograms, settings.method, whole=(*graph.inputs, *graph.outputs))
     means = {name: histogram.means for name, histogram in histograms.items() if histogram.means.size}
-    notes = symptoms(graph, histograms, ranges, len(samples), preprocessing)
+    real = _compared(graph)
+    seen = {name: histogram for name, histogram in histograms.items() if name not in real}
+    notes = symptoms(graph, seen, ranges, len(samples), preprocessing)
     calibration = Calibration(ranges, means, notes, exponents)
     if settings.ranges is not None:
         save_calibration(settings.ranges, order.target, order.graph, calibration)
@@ -179,7 +184,7 @@ def _calibration(
 
 def _checked(order: Order, stored: Calibration, samples: Samples) -> Calibration:
     """Add to stored ranges what a few samples say of them."""
-    graph, few = equalize(order.graph, stored.equalized), _spread(samples)
+    graph, few = _prepared(order, stored.equalized), _spread(samples)
     notes = outside(graph, observe(graph, few, engine=order.engine), stored.ranges)
     return replace(stored, notes=(*stored.notes, *notes))
 
@@ -203,6 +208,19 @@ def _exponents(order: Order, samples: Samples) -> Exponents:
                 feed = stored_inputs(order.graph, few.make(place), name)
                 engine.show(feed, partial(add_peaks, peaks, channels), pool)
     return choose_exponents(channels, peaks)
+
+
+def _prepared(order: Order, exponents: Exponents) -> Graph:
+    """Return the graph that is written, with its channels equalized."""
+    graph = equalize(order.graph, exponents)
+    # ONNX's integers leave constants beside a product's kernel real.
+    return channel_products(graph) if order.engine is EngineKind.LITERT else graph
+
+
+def _compared(graph: Graph) -> tuple[str, ...]:
+    """Return the results inside of layers that choose boxes: 256 steps are too few for coordinates and scores."""
+    layers = {node.origin.layer for node in graph.nodes if isinstance(node.op, NonMaxSuppression)}
+    return tuple(name for node in graph.nodes if node.origin.layer in layers for name in node.outputs)
 
 
 def _kept(order: Order, settings: Settings) -> tuple[str, ...]:
