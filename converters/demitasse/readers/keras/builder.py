@@ -327,6 +327,10 @@ class LayerBuilder:
             name, TensorType(shape), lambda: np.asarray(compute(), np.float64).astype(np.float32).reshape(shape)
         )
 
+    def part(self, weight: str, role: str, shape: Shape, compute: Callable[[Array], Array]) -> str:
+        """Add a weight that is computed from another one, as `layer/role`."""
+        return self.derived(role, shape, lambda: compute(self._graph.weights[weight]))
+
     def constant(self, value: Number, role: str = "constant") -> str:
         """Add numbers that the configuration states, as float32 under `layer/role`."""
         with np.errstate(over="ignore"):
