@@ -559,10 +559,11 @@ def _recurrent(site: Site, op: Recurrent) -> None:
         site.viewed(site.inputs[3], (1, 2 * op.cell.gates * units)) if op.is_biased else "",
         "",  # all sequences are of the same length
     ]
-    first, one_way = site.integers("direction", (0,)), (1, batch, units)
-    for index, state in enumerate(op.states(site.inputs)):
-        operands.append(site.step(f"state_{index}", "Unsqueeze", [state, first], one_way))
     wanted = ["" if name in site.draft.omitted else name for name in site.node.outputs]
+    states, one_way = op.states(site.inputs), (1, batch, units)
+    first = site.integers("direction", (0,)) if states or any(wanted[1:]) else ""
+    for index, state in enumerate(states):
+        operands.append(site.step(f"state_{index}", "Unsqueeze", [state, first], one_way))
     shapes: list[Dims] = [(steps, 1, batch, units), *[one_way] * op.cell.states]
     results = [name and site.value(f"run_{index}", shapes[index]) for index, name in enumerate(wanted)]
     site.emit(CELLS[op.cell], _without_end(operands), _without_end(results), **_cell_attributes(op, units))
