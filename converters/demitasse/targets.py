@@ -168,9 +168,9 @@ def simplify(graph: Graph) -> Graph:
     return graph
 
 
-def written_out(simplified: Graph, target: Target) -> Graph:
-    """Write out, in other operations, what a target has no operators for; the result is simplified again."""
-    written = simplified if target.has_recurrent else unroll(simplified)
+def written_out(simplified: Graph, target: Target | None) -> Graph:
+    """Write out, in other operations, what a target has no operators for; one that isn't known has them all."""
+    written = simplified if target is None or target.has_recurrent else unroll(simplified)
     return simplified if written is simplified else simplify(written)
 
 

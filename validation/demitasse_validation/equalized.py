@@ -45,7 +45,7 @@ class Equalization:
             return cls(graph)
         if not isinstance(exponents, Mapping) or not all(map(_are_whole, exponents.values())):
             raise UsageError("its document is damaged: 'equalized' maps names to lists of whole numbers")
-        simple = written_out(simplify(graph), TARGETS[document.target])
+        simple = written_out(simplify(graph), TARGETS.get(document.target))
         factors = factors_of(simple, exponents)
         held = {
             record.blob: record.storage.restore(factors[record.value])

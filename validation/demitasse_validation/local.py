@@ -150,7 +150,7 @@ class Locals:
         from threadpoolctl import ThreadpoolController
 
         self.precision = Precision.of(target)
-        self.graph = written_out(simplify(graph), TARGETS[target]) if self.precision.bits < 32 else graph
+        self.graph = written_out(simplify(graph), TARGETS.get(target)) if self.precision.bits < 32 else graph
         self.nodes = _subnets(self.graph, axes)
         self._inner_step, self._is_there = cache(step_of), cache(is_there)
         self.inner = self._inner_tensors(axes)

@@ -124,9 +124,9 @@ def _cell(
     return _Cell(
         layer,
         kind,
-        layer.derived("input", (width, inside), lambda: reordered(arrays.kernel()).T),
-        layer.derived("recurrent", (width, units), lambda: reordered(arrays.recurrent()).T),
-        None if bias is None else layer.derived("cell_bias", (2, width), lambda: reordered(_two_rows(bias()))),
+        layer.derived("kernel", (width, inside), lambda: reordered(arrays.kernel()).T),
+        layer.derived("recurrent_kernel", (width, units), lambda: reordered(arrays.recurrent()).T),
+        None if bias is None else layer.derived("bias", (2, width), lambda: reordered(_two_rows(bias()))),
         layer.params.get("activation", "tanh"),
         gate,
     )
