@@ -31,6 +31,8 @@ from demitasse.ir.ops import (
     Conv,
     ConvTranspose,
     Coordinates,
+    Curve,
+    CurveFunction,
     Dense,
     DType,
     Elu,
@@ -47,6 +49,8 @@ from demitasse.ir.ops import (
     Pad,
     Padding,
     PRelu,
+    Recurrent,
+    RecurrentCell,
     Reduce,
     ReduceFunction,
     Relu,
@@ -605,6 +609,49 @@ def _along_axes() -> Iterator[Case]:
     yield sketch.done("places")
 
 
+# --- recurrent --------------------------------------------------------------------------------------------
+
+HARD = Curve(CurveFunction.HARD_SIGMOID, 0.2, 0.5)
+SIXTH = Curve(CurveFunction.HARD_SIGMOID, 1 / 6, 0.5)
+TANH = Curve(CurveFunction.TANH)
+
+
+def _cell(name: str, op: Recurrent, *, stated: bool = False, last: bool = False) -> Case:
+    """Builds a cell over 5 steps of 4 channels, with states from outside, or of which the last states alone count."""
+    sketch = Sketch(f"recurrent_{name}")
+    units, rows = 3, 3 * op.cell.gates
+    names = [f"state_{index}" for index in range(op.cell.states)]
+    inputs = [sketch.input(2, 5, 4, low=-2.0, high=2.0), sketch.weight("y/kernel", rows, 4)]
+    inputs.append(sketch.weight("y/recurrent_kernel", rows, units, low=-0.5, high=0.5))
+    inputs += [sketch.weight("y/bias", 2, rows)] * op.is_biased
+    inputs += [sketch.input(2, units, name=f"first_{each}") for each in names] * stated
+    sketch.add(op, inputs, ("sequence" if last else "y", *names))
+    return sketch.done(*names if last else ("y", *names))
+
+
+def _recurrences() -> Iterator[Case]:
+    for kind in RecurrentCell:
+        yield _cell(kind.value, Recurrent(kind, TANH))
+        yield _cell(f"{kind.value}_backwards", Recurrent(kind, TANH, HARD, backwards=True))
+        yield _cell(f"{kind.value}_stated", Recurrent(kind, TANH, SIXTH), stated=True)
+        yield _cell(f"{kind.value}_last", Recurrent(kind, TANH, backwards=True, is_biased=False), last=True)
+    constants = {CurveFunction.HARD_SIGMOID: (0.3, 0.4), CurveFunction.ELU: (0.7,), CurveFunction.LEAKY_RELU: (0.1,)}
+    for function in CurveFunction:
+        curve = Curve(function, *constants.get(function, ()))
+        yield _cell(f"plain_of_{function.value}", Recurrent(RecurrentCell.PLAIN, curve))
+        yield _cell(f"lstm_of_{function.value}", Recurrent(RecurrentCell.LSTM, curve, HARD))
+        yield _cell(f"gru_of_{function.value}", Recurrent(RecurrentCell.GRU_RESET_AFTER, curve, SIXTH))
+    sketch = Sketch("recurrent_both_ways")
+    x = sketch.input(2, 5, 4)
+    for name, backwards in (("ahead", False), ("back", True)):
+        weights = [sketch.weight(f"{name}/{role}", *shape) for role, shape in (("w", (12, 4)), ("r", (12, 3)))]
+        op = Recurrent(RecurrentCell.LSTM, TANH, backwards=backwards, is_biased=False)
+        sketch.add(op, [x, *weights], (name, f"{name}_hidden", f"{name}_carry"))
+    sketch.add(Concat(2), ["ahead", "back"], "both")
+    sketch.add(Reduce(ReduceFunction.MEAN, (1,), False), ["both"])
+    yield sketch.done()
+
+
 # --- detection --------------------------------------------------------------------------------------------
 
 
@@ -815,6 +862,7 @@ CASES: tuple[Case, ...] = (
     *_binaries(),
     *_choices(),
     *_along_axes(),
+    *_recurrences(),
     *_detections(),
     *_structures(),
     *_in_both_layouts(_graphs),

@@ -191,6 +191,19 @@ RECURRENT: dict[str, Builder] = {
     "gru_reset_before": _sequence(lambda L: L.GRU(4, reset_after=False, return_sequences=True)),
     "gru_bare": _sequence(lambda L: L.GRU(4, use_bias=False)),
     "gru_masked": _words(lambda L: L.Embedding(3, 5, mask_zero=True), lambda L: L.GRU(4)),
+    "lstm_curves": _sequence(
+        lambda L: L.LSTM(4, activation="softsign", recurrent_activation="softplus", return_sequences=True),
+        lambda L: L.GRU(3, activation="leaky_relu", recurrent_activation="hard_sigmoid", return_sequences=True),
+        lambda L: L.SimpleRNN(3, activation=None),
+    ),
+    "lstm_odd": _sequence(
+        lambda L: L.LSTM(4, activation="gelu", return_sequences=True),
+        lambda L: L.GRU(3, activation="swish", go_backwards=True, return_sequences=True),
+        lambda L: L.GRU(3, activation="selu", reset_after=False),
+    ),
+    "bidirectional_cells": _sequence(
+        lambda L: L.Bidirectional(L.RNN([L.LSTMCell(4), L.GRUCell(3)], return_sequences=True))
+    ),
     "bidirectional": _sequence(lambda L: L.Bidirectional(L.LSTM(4))),
     "bidirectional_sequences": _sequence(lambda L: L.Bidirectional(L.GRU(4, return_sequences=True), merge_mode="sum")),
     "bidirectional_two": _sequence(

@@ -12,7 +12,7 @@ from typing import Any
 from demitasse.errors import MissingDependency, Offence
 from demitasse.ir.document import Document
 from demitasse.ir.graph import Graph
-from demitasse.ir.ops import Layout, Op
+from demitasse.ir.ops import Layout, Op, Recurrent
 from demitasse.passes import (
     drop_identities,
     fold_affine,
@@ -21,9 +21,10 @@ from demitasse.passes import (
     merge_pads,
     prune,
     to_layout,
+    unroll,
 )
 
-__all__ = ["TARGETS", "Target", "lower", "simplify", "target_of"]
+__all__ = ["TARGETS", "Target", "lower", "simplify", "target_of", "written_out"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class Target:
         writer: the module that writes it, and the function there.
         needs: the package that writing it imports and the core does not bring, and the extra that does.
         fuses_activations: whether its operations apply an activation to their own result.
+        has_recurrent: whether it has operators for recurrent layers; else these are written out, step by step.
         calibrated: whether it needs ranges from sample inputs.
         engine: the runtime that finds these ranges (`demitasse.quantize.engines.EngineKind`).
         batch: the batch that an artifact gets where nobody says otherwise; None keeps it dynamic.
@@ -48,6 +50,7 @@ class Target:
     writer: tuple[str, str]
     needs: tuple[str, str] | None = None
     fuses_activations: bool = False
+    has_recurrent: bool = False
     calibrated: bool = False
     engine: str = "litert"
     batch: int | None = None
@@ -67,9 +70,9 @@ class Target:
         return find(lowered)
 
     def limits(self) -> dict[str, str]:
-        """Map the operations that the target has no equivalent of to the reason."""
+        """Map the operations that the target can't hold, in whatever way `lower` has of writing them, to the reason."""
         table: dict[type[Op], str] = importlib.import_module(self.writer[0]).LIMITS
-        return {op.__name__: reason for op, reason in table.items()}
+        return {op.__name__: reason for op, reason in table.items() if op is not Recurrent}
 
     def read_document(self, path: Path) -> Document | None:
         """Read what an artifact says about itself; None if it says nothing."""
@@ -85,7 +88,7 @@ class Target:
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
-        Target("onnx", ".onnx", Layout.CHANNELS_FIRST, ("demitasse.writers.onnx", "write")),
+        Target("onnx", ".onnx", Layout.CHANNELS_FIRST, ("demitasse.writers.onnx", "write"), has_recurrent=True),
         Target(
             "onnx-int8",
             ".int8.onnx",
@@ -95,7 +98,13 @@ TARGETS: dict[str, Target] = {
             engine="onnxruntime",
             batch=1,
         ),
-        Target("onnx-f16", ".f16.onnx", Layout.CHANNELS_FIRST, ("demitasse.writers.onnx", "write_f16")),
+        Target(
+            "onnx-f16",
+            ".f16.onnx",
+            Layout.CHANNELS_FIRST,
+            ("demitasse.writers.onnx", "write_f16"),
+            has_recurrent=True,
+        ),
         Target(
             "tflite",
             ".tflite",
@@ -159,8 +168,14 @@ def simplify(graph: Graph) -> Graph:
     return graph
 
 
+def written_out(simplified: Graph, target: Target | None) -> Graph:
+    """Write out, in other operations, what a target has no operators for; one that isn't known has them all."""
+    written = simplified if target is None or target.has_recurrent else unroll(simplified)
+    return simplified if written is simplified else simplify(written)
+
+
 def lower(simplified: Graph, target: Target, io_layout: Layout | None = None) -> Graph:
     """Bring a simplified graph into the shape that a target's writer takes."""
-    graph = to_layout(simplified, target.layout, io_layout)
+    graph = to_layout(written_out(simplified, target), target.layout, io_layout)
     graph = prune(drop_identities(graph))
     return fuse_activations(graph) if target.fuses_activations else graph

@@ -198,6 +198,34 @@ def slice_(op: ops.Slice, x: Array) -> list[Array]:
     return onnx_node("Slice", [x, integers(*op.starts), integers(*stops), integers(*op.axes), integers(*steps)])
 
 
+def recurrent(op: ops.Recurrent, x: Array, kernel: Array, state_kernel: Array, *rest: Array) -> list[Array]:
+    """Runs the cell as ONNX has it, with one thing said of each function at a time."""
+    words = {"relu": "Relu", "linear": "Affine", "hard_sigmoid": "HardSigmoid", "leaky_relu": "LeakyRelu"}
+    is_gru = op.cell in (ops.RecurrentCell.GRU, ops.RecurrentCell.GRU_RESET_AFTER)
+    curves = [op.activation] if op.cell is ops.RecurrentCell.PLAIN else [op.gate, op.activation]
+    curves += [op.activation] * (op.cell is ops.RecurrentCell.LSTM)
+    function = ops.CurveFunction
+    sloped = (function.HARD_SIGMOID, function.LEAKY_RELU, function.ELU, function.LINEAR)
+    attributes = {
+        "hidden_size": state_kernel.shape[1],
+        "direction": "reverse" if op.backwards else "forward",
+        "activations": [words.get(curve.function.value, curve.function.value.capitalize()) for curve in curves],
+        "activation_alpha": [
+            1.0 if curve.function is function.LINEAR else curve.alpha for curve in curves if curve.function in sloped
+        ],
+        "activation_beta": [
+            curve.beta for curve in curves if curve.function in (function.HARD_SIGMOID, function.LINEAR)
+        ],
+        **({"linear_before_reset": int(op.cell is ops.RecurrentCell.GRU_RESET_AFTER)} if is_gru else {}),
+    }
+    kind = {"plain": "RNN", "lstm": "LSTM"}.get(op.cell.value, "GRU")
+    bias, states = (rest[0].reshape(1, -1), rest[1:]) if op.is_biased else (None, rest)
+    inputs = [x.swapaxes(0, 1).copy(), kernel[None], state_kernel[None], bias, None, *(each[None] for each in states)]
+    attributes = {name: value for name, value in attributes.items() if value != []}
+    sequence, *last = onnx_node(kind, inputs, 1 + op.cell.states, **attributes)
+    return [sequence[:, 0].swapaxes(0, 1), *(each[0] for each in last)]
+
+
 REFERENCES: Mapping[type[Op], Callable[..., list[Array]]] = {
     ops.Conv: conv,
     ops.ConvTranspose: conv_transpose,
@@ -223,6 +251,7 @@ REFERENCES: Mapping[type[Op], Callable[..., list[Array]]] = {
     ops.ArgMax: lambda op, x: onnx_node("ArgMax", [x], axis=op.axis, keepdims=int(op.keepdims)),
     ops.RoiMaxPool: lambda op, *arrays: onnx_node("MaxRoiPool", arrays, pooled_shape=op.size, spatial_scale=op.scale),
     ops.NonMaxSuppression: non_max_suppression,
+    ops.Recurrent: recurrent,
     ops.TopK: lambda op, x: onnx_node("TopK", [x, integers(op.k)], 2, axis=op.axis),
     ops.Concat: lambda op, *arrays: onnx_node("Concat", arrays, axis=op.axis),
     ops.Slice: slice_,

@@ -26,6 +26,7 @@ from demitasse.ir.ops import (
 NONE, ONE = Padding(0, 0), Padding(1, 1)
 CONV = ops.Conv((1, 1), (1, 1), (NONE, NONE))
 TRANSPOSED = ops.ConvTranspose((2, 2), (1, 1), (NONE, NONE), (0, 0))
+LSTM = ops.Recurrent(ops.RecurrentCell.LSTM, ops.Curve(ops.CurveFunction.TANH))
 POOL = ops.MaxPool((2, 2), (2, 2), (NONE, NONE))
 IMAGE: Shape = (2, 3, 8, 9)
 
@@ -165,6 +166,9 @@ def test_a_second_result_is_inferred() -> None:
         (ops.Reduce(ReduceFunction.SUM, (1, 1), keepdims=True), [(2, 3)], "each one once"),
         (ops.RoiMaxPool(ops.Size(2, 2), 1.0), [(2, 3, 4, 4), (6, 4)], r"have to be \[R, 5\]"),
         (ops.RoiMaxPool(ops.Size(0, 2), 1.0), [(2, 3, 4, 4), (6, 5)], "empty dimension"),
+        (LSTM, [(2, 5, 4, 1), (12, 4), (12, 3), (2, 12)], "samples, steps and channels"),
+        (LSTM, [(2, 5, 4), (12, 4), (12, 3), (24,)], r"have to be \(12, 4\), \(12, 3\), \(2, 12\)"),
+        (LSTM, [(2, 5, 4), (12, 4), (12, 3), (2, 12), (2, 3)], r"\(2, 12\), \(2, 3\), \(2, 3\)"),
         (ops.NonMaxSuppression(0.5, 0.1), [(2, 6, 4), (2, 3, 7)], r"have to be \[N, B, 4\], \[N, C, B\]"),
         (ops.TopK(4, 1), [(2, 3)], "can't take the 4 largest of 3"),
         (ops.Concat(1), [], "expected 1 inputs, got 0"),

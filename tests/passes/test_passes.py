@@ -21,6 +21,7 @@ from demitasse.passes import (
     merge_pads,
     prune,
     to_layout,
+    unroll,
     with_batch,
 )
 from demitasse.targets import TARGETS, lower, simplify
@@ -32,6 +33,7 @@ PASSES: dict[str, Callable[[Graph], Graph]] = {
     "merge_pads": merge_pads,
     "fold_affine": fold_affine,
     "fuse_activations": fuse_activations,
+    "unroll": unroll,
     "channels_first": lambda graph: to_layout(graph, Layout.CHANNELS_FIRST),
     "channels_last": lambda graph: to_layout(graph, Layout.CHANNELS_LAST),
     "channels_last_io_first": lambda graph: to_layout(graph, Layout.CHANNELS_LAST, Layout.CHANNELS_FIRST),

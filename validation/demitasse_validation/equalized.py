@@ -17,7 +17,7 @@ from demitasse.ir.document import Document
 from demitasse.ir.graph import Graph, provenance
 from demitasse.ir.weights import Array
 from demitasse.quantize.equalize import equalize, factors_of
-from demitasse.targets import simplify
+from demitasse.targets import TARGETS, simplify, written_out
 
 __all__ = ["Equalization"]
 
@@ -45,7 +45,7 @@ class Equalization:
             return cls(graph)
         if not isinstance(exponents, Mapping) or not all(map(_are_whole, exponents.values())):
             raise UsageError("its document is damaged: 'equalized' maps names to lists of whole numbers")
-        simple = simplify(graph)
+        simple = written_out(simplify(graph), TARGETS.get(document.target))
         factors = factors_of(simple, exponents)
         held = {
             record.blob: record.storage.restore(factors[record.value])

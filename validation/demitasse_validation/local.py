@@ -54,7 +54,7 @@ from demitasse.ir.ops import (
     Unary,
 )
 from demitasse.ir.weights import Array
-from demitasse.targets import simplify
+from demitasse.targets import TARGETS, simplify, written_out
 from demitasse_validation.local_error import CLOSE, LOOSE, OVERSHOOT, WIDE, WIDE_RANGE, Chance, LocalError, Step
 from demitasse_validation.metrics import METRICS, Sums
 from demitasse_validation.precision import Precision, has_dynamic_kernel
@@ -150,7 +150,7 @@ class Locals:
         from threadpoolctl import ThreadpoolController
 
         self.precision = Precision.of(target)
-        self.graph = simplify(graph) if self.precision.bits < 32 else graph
+        self.graph = written_out(simplify(graph), TARGETS.get(target)) if self.precision.bits < 32 else graph
         self.nodes = _subnets(self.graph, axes)
         self._inner_step, self._is_there = cache(step_of), cache(is_there)
         self.inner = self._inner_tensors(axes)

@@ -22,6 +22,9 @@ def node_macs(graph: Graph, node: Node) -> int:
             return result.size * graph.type(node.inputs[1]).shape[1]
         case ops.MatMul(transpose_left=transposed):
             return result.size * graph.type(node.inputs[0]).shape[-2 if transposed else -1]
+        case ops.Recurrent():
+            kernels = sum(graph.type(name).size for name in node.inputs[1:3])
+            return math.prod(graph.type(node.inputs[0]).shape[:2]) * kernels
         case _:
             return 0
 

@@ -34,6 +34,8 @@ from demitasse.ir.ops import (
     Conv,
     ConvTranspose,
     Coordinates,
+    Curve,
+    CurveFunction,
     Dense,
     Elu,
     Gather,
@@ -50,6 +52,8 @@ from demitasse.ir.ops import (
     Pad,
     Padding,
     PRelu,
+    Recurrent,
+    RecurrentCell,
     Reduce,
     ReduceFunction,
     Relu,
@@ -507,6 +511,63 @@ def _cast(op: Cast, x: Array) -> Array:
     return x.astype(np.float64 if op.dtype.is_float else op.dtype.value)
 
 
+# --- recurrent --------------------------------------------------------------------------------------------------------
+
+
+CURVES: Mapping[CurveFunction, Callable[[Array, float, float], Array]] = MappingProxyType(
+    {
+        CurveFunction.SIGMOID: lambda x, *_: UNARY_FUNCTIONS[UnaryFunction.SIGMOID](x),
+        CurveFunction.TANH: lambda x, *_: np.tanh(x),
+        CurveFunction.RELU: lambda x, *_: np.maximum(x, 0),
+        CurveFunction.LINEAR: lambda x, *_: x,
+        CurveFunction.HARD_SIGMOID: lambda x, alpha, beta: np.clip(alpha * x + beta, 0, 1),
+        CurveFunction.LEAKY_RELU: lambda x, alpha, _: np.where(x > 0, x, alpha * x),
+        CurveFunction.ELU: lambda x, alpha, _: np.where(x > 0, x, alpha * np.expm1(x)),
+        CurveFunction.SOFTSIGN: lambda x, *_: x / (1 + np.abs(x)),
+        CurveFunction.SOFTPLUS: lambda x, *_: np.logaddexp(0, x),
+    }
+)
+
+
+def _curved(curve: Curve, x: Array) -> Array:
+    return CURVES[curve.function](x, curve.alpha, curve.beta)
+
+
+def _recurrent(op: Recurrent, x: Array, kernel: Array, recurrent: Array, *rest: Array) -> Results:
+    units = recurrent.shape[1]
+    bias = rest[0] if op.is_biased else np.zeros((2, len(kernel)), x.dtype)
+    given = rest[1:] if op.is_biased else rest
+    states = given or (np.zeros((len(x), units), x.dtype),) * op.cell.states
+    projected = x @ kernel.T + bias[0]
+    outputs = np.empty((*x.shape[:2], units), x.dtype)
+    for place in reversed(range(x.shape[1])) if op.backwards else range(x.shape[1]):
+        states = _next_states(op, projected[:, place], states, recurrent, bias[1])
+        outputs[:, place] = states[0]
+    return (outputs, *states)
+
+
+def _next_states(op: Recurrent, x: Array, states: tuple[Array, ...], kernel: Array, bias: Array) -> tuple[Array, ...]:
+    """Compute one step, as the operation's docstring writes it."""
+    hidden, units = states[0], kernel.shape[1]
+    total = x + hidden @ kernel.T + bias
+    match op.cell:
+        case RecurrentCell.PLAIN:
+            return (_curved(op.activation, total),)
+        case RecurrentCell.LSTM:
+            entry, output, forget = np.split(_curved(op.gate, total[:, : 3 * units]), 3, axis=1)
+            carry = forget * states[1] + entry * _curved(op.activation, total[:, 3 * units :])
+            return output * _curved(op.activation, carry), carry
+        case RecurrentCell.GRU | RecurrentCell.GRU_RESET_AFTER:
+            update, reset = np.split(_curved(op.gate, total[:, : 2 * units]), 2, axis=1)
+            rows = kernel[2 * units :].T
+            if op.cell is RecurrentCell.GRU:
+                share = (reset * hidden) @ rows + bias[2 * units :]
+            else:
+                share = reset * (hidden @ rows + bias[2 * units :])
+            candidate = _curved(op.activation, x[:, 2 * units :] + share)
+            return (update * hidden + (1 - update) * candidate,)
+
+
 # --- along axes -------------------------------------------------------------------------------------------------------
 
 
@@ -660,6 +721,7 @@ EVALUATORS: Mapping[type[Op], Callable[..., Results]] = MappingProxyType(
         TopK: _top_k,
         RoiMaxPool: _roi_max_pool,
         NonMaxSuppression: _non_max_suppression,
+        Recurrent: _recurrent,
         Concat: _concat,
         Slice: _slice,
         Pad: _pad,

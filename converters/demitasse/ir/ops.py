@@ -20,7 +20,7 @@ import enum
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias, get_args
+from typing import NamedTuple, TypeAlias, TypeVar, get_args
 
 __all__ = [
     "OPS",
@@ -38,6 +38,8 @@ __all__ = [
     "Conv",
     "ConvTranspose",
     "Coordinates",
+    "Curve",
+    "CurveFunction",
     "DType",
     "Dense",
     "Elu",
@@ -55,6 +57,8 @@ __all__ = [
     "PRelu",
     "Pad",
     "Padding",
+    "Recurrent",
+    "RecurrentCell",
     "Reduce",
     "ReduceFunction",
     "Relu",
@@ -77,6 +81,7 @@ __all__ = [
 ]
 
 Shape: TypeAlias = tuple[int, ...]
+_T = TypeVar("_T")
 
 
 class ShapeError(ValueError):
@@ -825,6 +830,109 @@ class NonMaxSuppression(Op):
         return (TensorType(scores, DType.BOOL),)
 
 
+# --- recurrent ------------------------------------------------------------------------------------------------
+
+
+class RecurrentCell(enum.Enum):
+    """Names what is computed at each step of a sequence; `Recurrent` has the formulas."""
+
+    PLAIN = "plain"
+    LSTM = "lstm"
+    GRU = "gru"
+    GRU_RESET_AFTER = "gru_reset_after"
+
+    @property
+    def gates(self) -> int:
+        """How many times as wide as the states the kernels are."""
+        return {RecurrentCell.PLAIN: 1, RecurrentCell.LSTM: 4}.get(self, 3)
+
+    @property
+    def states(self) -> int:
+        """How many states go from step to step; the first is the output."""
+        return 2 if self is RecurrentCell.LSTM else 1
+
+
+class CurveFunction(enum.Enum):
+    """Names a function of one number that a recurrent cell applies.
+
+    `HARD_SIGMOID` is `clip(alpha x + beta, 0, 1)`; `ELU` and `LEAKY_RELU` take `alpha` as the operations do.
+    """
+
+    SIGMOID = "sigmoid"
+    TANH = "tanh"
+    RELU = "relu"
+    LINEAR = "linear"
+    HARD_SIGMOID = "hard_sigmoid"
+    LEAKY_RELU = "leaky_relu"
+    ELU = "elu"
+    SOFTSIGN = "softsign"
+    SOFTPLUS = "softplus"
+
+
+class Curve(NamedTuple):
+    """A function that a recurrent cell applies, with its constants where it has some."""
+
+    function: CurveFunction
+    alpha: float = 0.0
+    beta: float = 0.0
+
+
+_SIGMOID = Curve(CurveFunction.SIGMOID)
+
+
+@dataclass(frozen=True, slots=True)
+class Recurrent(Op):
+    """Run a cell over the steps of sequences: `Recurrent(x, kernel, recurrent_kernel[, bias][, hidden[, carry]])`.
+
+    `x` is `[N, T, in]`; the kernels are `[gates * units, in]` and `[gates * units, units]`, `bias` (`is_biased`) is
+    `[2, gates * units]`: what is added to the inputs' product, and what to the state's. These three are weights. The
+    states before the first step are `[N, units]` each, and zero where none are given. The results are the outputs of
+    all steps `[N, T, units]`, in the order of time whichever way they were run (`backwards`: the last step first), and
+    the states after the last one that was run.
+
+    With `a = W x + b`, `u = R h + c`, the rows of both split into the gates in the given order, `s` the function `gate`
+    and `g` the function `activation` (the formulas and orders of ONNX's RNN, LSTM and GRU):
+
+    * `PLAIN`: `h' = g(a + u)`.
+    * `LSTM` (input, output, forget, candidate): `c' = s(a_f + u_f) c + s(a_i + u_i) g(a_c + u_c)`,
+      `h' = s(a_o + u_o) g(c')` (Hochreiter and Schmidhuber 1997; with Gers et al. 2000).
+    * `GRU` (update, reset, candidate): `h' = z h + (1 - z) g(a_h + R_h (r h) + c_h)`, `z = s(a_z + u_z)`,
+      `r = s(a_r + u_r)` (Cho et al. 2014); `GRU_RESET_AFTER` has `r u_h` for the state's share of the candidate.
+    """
+
+    cell: RecurrentCell
+    activation: Curve
+    gate: Curve = _SIGMOID
+    backwards: bool = False
+    is_biased: bool = True
+
+    def states(self, inputs: Sequence[_T]) -> Sequence[_T]:
+        """Return which of the inputs are states."""
+        return inputs[4 if self.is_biased else 3 :]
+
+    def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        least = 4 if self.is_biased else 3
+        _check_arity(inputs, least, least + self.cell.states)
+        _check_float(*inputs)
+        x, kernel, recurrent, *rest = (value.shape for value in inputs)
+        if len(x) != 3:
+            raise ShapeError(f"a recurrent cell needs samples, steps and channels, got an input of shape {x}")
+        if len(recurrent) != 2:
+            raise ShapeError(f"a recurrent kernel of shape {recurrent} doesn't multiply states")
+        units = recurrent[1]
+        state, rows = (x[0], units), self.cell.gates * units
+        expected = [(rows, x[2]), (rows, units), *([(2, rows)] if self.is_biased else [])]
+        expected += [state] * self.cell.states if len(inputs) > least else []
+        if [kernel, recurrent, *rest] != expected:
+            raise ShapeError(
+                f"weights and states of shapes {kernel}, {recurrent}{''.join(f', {shape}' for shape in rest)} don't fit"
+                f" a {self.cell.value} cell and an input of shape {x}: they have to be"
+                f" {', '.join(map(str, expected))}"
+            )
+        dtype = inputs[0].dtype
+        return (TensorType((*x[:2], units), dtype), *(TensorType(state, dtype),) * self.cell.states)
+
+
 # --- structure ------------------------------------------------------------------------------------------------
 
 
@@ -995,6 +1103,7 @@ AnyOp: TypeAlias = (
     | TopK
     | RoiMaxPool
     | NonMaxSuppression
+    | Recurrent
     | Concat
     | Slice
     | Pad

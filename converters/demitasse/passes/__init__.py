@@ -14,6 +14,7 @@ from demitasse.passes.fuse_activations import fuse_activations
 from demitasse.passes.layout import to_layout
 from demitasse.passes.merge_pads import merge_pads
 from demitasse.passes.prune import prune
+from demitasse.passes.unroll import unroll
 
 __all__ = [
     "can_change_batch",
@@ -26,5 +27,6 @@ __all__ = [
     "merge_pads",
     "prune",
     "to_layout",
+    "unroll",
     "with_batch",
 ]

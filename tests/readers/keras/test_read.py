@@ -143,6 +143,17 @@ def test_what_has_no_equal_is_refused_with_the_reason(entries: list[Any], reason
         read(write(tmp_path, input_layer("x", 5, 4), *entries))
 
 
+def test_a_cell_is_one_operation_of_any_length_unless_it_has_to_be_written_out(tmp_path: Path) -> None:
+    long, lstm = input_layer("x", 2049, 4), layer("LSTM", "y", units=2)
+    shapes = {"kernel": (4, 8), "recurrent_kernel": (2, 8), "bias": (8,)}
+    arrays = [(f"y/{role}:0", np.ones(shape, np.float32)) for role, shape in shapes.items()]
+    graph = read(write_h5(tmp_path / "net.h5", sequential(long, lstm), {"y": arrays}))
+    assert [type(node.op).__name__ for node in graph.nodes] == ["Recurrent"]
+    for entries in ([layer("Masking", "m"), lstm], [layer("LSTM", "y", units=2, activation="gelu")]):
+        with pytest.raises(Unsupported, match="a sequence of 2049 steps; with a mask, or activations"):
+            read(write(tmp_path, long, *entries))
+
+
 @pytest.mark.parametrize(
     ("entries", "reason"),
     [

@@ -13,6 +13,8 @@ from demitasse.ir.ops import (
     Clip,
     Compare,
     CompareFunction,
+    Curve,
+    CurveFunction,
     Elu,
     LeakyRelu,
     Reduce,
@@ -26,7 +28,7 @@ from demitasse.ir.ops import (
 from demitasse.readers.keras.builder import LayerBuilder, Operand
 from demitasse.readers.keras.config import parse_layer
 
-__all__ = ["ACTIVATIONS", "activate", "log_softmax", "rectify", "swish"]
+__all__ = ["ACTIVATIONS", "activate", "curve_of", "log_softmax", "rectify", "swish"]
 
 ActivationFunction: TypeAlias = Callable[[LayerBuilder, str], Operand]
 
@@ -42,18 +44,33 @@ def activate(layer: LayerBuilder, x: str, activation: Any = None) -> Operand:
         Unsupported: it is a function of the author's own, or one without a reader.
     """
     spec = layer.params.get("activation") if activation is None else activation
-    if isinstance(spec, Mapping):
-        config = spec.get("config")
-        if isinstance(config, Mapping):  # a layer in the place of a function
-            inner = parse_layer(dict(spec), layer.origin.where)
-            return layer.run(inner, ("activation",), [x])[0]
-        spec = config if isinstance(config, str) else spec.get("class_name")
-    if spec is None:
-        return Operand(x)
-    name = str(spec).rpartition(">")[2]
+    name = _function_name(spec)
+    if name is None:
+        inner = parse_layer(dict(spec), layer.origin.where)
+        return layer.run(inner, ("activation",), [x])[0]
     if name not in ACTIVATIONS:
         raise layer.unsupported(f"no reader for the activation {spec!r}")
     return ACTIVATIONS[name](layer, x)
+
+
+def _function_name(spec: Any) -> str | None:
+    """Return the name of the function that a configuration asks for; None where it has a layer in its place."""
+    if isinstance(spec, Mapping):
+        config = spec.get("config")
+        if isinstance(config, Mapping):
+            return None
+        spec = config if isinstance(config, str) else spec.get("class_name")
+    return "linear" if spec is None else str(spec).rpartition(">")[2]
+
+
+def curve_of(layer: LayerBuilder, activation: Any) -> Curve | None:
+    """Return an activation as the operation `Recurrent` takes it; None where it takes no such function."""
+    name = _function_name(activation)
+    if name == "hard_sigmoid":
+        _tell_generations_apart(layer)
+        alpha = 1 / 6 if layer.generation.major >= 3 else 0.2
+        return Curve(CurveFunction.HARD_SIGMOID, alpha, 0.5)
+    return None if name is None else _CURVES.get(name)
 
 
 def _unary(function: UnaryFunction) -> ActivationFunction:
@@ -77,11 +94,17 @@ def rectify(layer: LayerBuilder, x: str, *, negative_slope: float, max_value: fl
     return layer.sub(positive, layer.mul(short, negative_slope))
 
 
-def _hard_sigmoid(layer: LayerBuilder, x: str) -> Operand:
+def _tell_generations_apart(layer: LayerBuilder) -> None:
     if layer.generation.major >= 3:
         layer.trap("hard_sigmoid is clip(x + 3, 0, 6) / 6 in Keras 3, and was clip(0.2 x + 0.5, 0, 1) before")
+    else:
+        layer.trap("hard_sigmoid was clip(0.2 x + 0.5, 0, 1) before Keras 3, which has clip(x + 3, 0, 6) / 6")
+
+
+def _hard_sigmoid(layer: LayerBuilder, x: str) -> Operand:
+    _tell_generations_apart(layer)
+    if layer.generation.major >= 3:
         return layer.div(layer.apply(Clip(0.0, 6.0), layer.add(x, 3.0)), 6.0)
-    layer.trap("hard_sigmoid was clip(0.2 x + 0.5, 0, 1) before Keras 3, which has clip(x + 3, 0, 6) / 6")
     return layer.apply(Clip(0.0, 1.0), layer.add(layer.mul(x, 0.2), 0.5))
 
 
@@ -183,4 +206,16 @@ ACTIVATIONS: Mapping[str, ActivationFunction] = {
     "abs": _unary(UnaryFunction.ABS),
     "sin": _unary(UnaryFunction.SIN),
     "cos": _unary(UnaryFunction.COS),
+}
+
+_CURVES: Mapping[str, Curve] = {
+    "linear": Curve(CurveFunction.LINEAR),
+    "sigmoid": Curve(CurveFunction.SIGMOID),
+    "tanh": Curve(CurveFunction.TANH),
+    "relu": Curve(CurveFunction.RELU),
+    "leaky_relu": Curve(CurveFunction.LEAKY_RELU, 0.2),
+    "elu": Curve(CurveFunction.ELU, 1.0),
+    "celu": Curve(CurveFunction.ELU, 1.0),
+    "softsign": Curve(CurveFunction.SOFTSIGN),
+    "softplus": Curve(CurveFunction.SOFTPLUS),
 }

@@ -322,7 +322,13 @@ class LayerBuilder:
 
     def derived(self, role: str, shape: Shape, compute: Callable[[], Array]) -> str:
         """Add a weight that is computed from slots in double precision, as float32 under `layer/role`."""
-        name = f"{self.place.owner}/{role}"
+        return self._computed(f"{self.place.owner}/{role}", shape, compute)
+
+    def part(self, weight: str, role: str, shape: Shape, compute: Callable[[Array], Array]) -> str:
+        """Add a weight that is computed from another one, as float32 under `weight/role`."""
+        return self._computed(f"{weight}/{role}", shape, lambda: compute(self._graph.weights[weight]))
+
+    def _computed(self, name: str, shape: Shape, compute: Callable[[], Array]) -> str:
         return self._assembly.put(
             name, TensorType(shape), lambda: np.asarray(compute(), np.float64).astype(np.float32).reshape(shape)
         )

@@ -13,7 +13,7 @@ import numpy as np
 
 from demitasse.errors import InvalidGraph
 from demitasse.ir.graph import Graph, Node, infer_types
-from demitasse.ir.ops import Activation, AveragePool, DType, Op, Pad, Padding, ShapeError, TensorType
+from demitasse.ir.ops import Activation, AveragePool, DType, Op, Pad, Padding, Recurrent, Shape, ShapeError, TensorType
 from demitasse.ir.weights import Array
 
 if TYPE_CHECKING:
@@ -30,13 +30,20 @@ Dims: TypeAlias = "tuple[int | str, ...]"
 class Initializer(NamedTuple):
     """A weight as the artifact holds it: under which name, of which type, its axes in which order.
 
-    `content` holds the elements where they aren't the weight's own: rounded ones, of an element type of their own.
+    `view` is another shape for the same elements, where the artifact's isn't that of the ordered axes. `content` holds
+    the elements where they aren't the weight's own: rounded ones, of an element type of their own.
     """
 
     name: str
     type: TensorType
     axes: tuple[int, ...] | None = None
     content: Array | None = None
+    view: Shape | None = None
+
+    def ordered(self, weight: Array) -> Array:
+        """View a weight in the shape and order in which the artifact holds it."""
+        turned = weight if self.axes is None else weight.transpose(self.axes)
+        return turned if self.view is None else turned.reshape(self.view)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -85,6 +92,7 @@ class Draft:
         internal: values that the graph doesn't know, made while one of its nodes was composed.
         dims: the dimensions of each value of the graph, the batch by name.
         stored: inputs and outputs of the graph that the artifact holds as integers, with ONNX's number of their type.
+        omitted: further results of nodes that nobody reads or speaks of.
     """
 
     def __init__(self, graph: Graph, opset: int, named: Container[str | None] = ()) -> None:
@@ -98,12 +106,19 @@ class Draft:
         self.stored: dict[str, int] = {}
         self.consumers = graph.consumers()
         self.counted_pads = self._find_counted_pads(named)
+        self.omitted = {
+            name
+            for node in graph.nodes
+            if isinstance(node.op, Recurrent)
+            for name in node.outputs
+            if name not in self.consumers and name not in graph.outputs and name not in named
+        }
         self._names = dict.fromkeys([*graph.values, *graph.weights], 1)
         self._node_names: dict[str, int] = {}
 
     def value_infos(self) -> list[ValueInfoProto]:
         """Describe every value that is neither an input nor an output of the graph."""
-        ports = {*self.graph.inputs, *self.graph.outputs, *self.counted_pads}
+        ports = {*self.graph.inputs, *self.graph.outputs, *self.counted_pads, *self.omitted}
         own = [self.describe(name) for name in self.graph.values if name not in ports]
         return own + self.internal
 
@@ -124,14 +139,16 @@ class Draft:
         name = layer or operator
         return _claim(name if name not in self._node_names else f"{name}/{operator}", self._node_names)
 
-    def read(self, weight: str, axes: tuple[int, ...] | None = None) -> str:
-        """Have a weight in the artifact, its axes reordered if need be, and return its name there."""
+    def read(self, weight: str, axes: tuple[int, ...] | None = None, view: Shape | None = None) -> str:
+        """Have a weight in the artifact, its axes reordered or viewed otherwise, and return its name there."""
         held = self.initializers.setdefault(weight, [])
         for initializer in held:
-            if initializer.axes == axes:
+            if (initializer.axes, initializer.view) == (axes, view):
                 return initializer.name
         shape, dtype = self.graph.weights.type(weight)
-        if axes is None:
+        if view is not None:
+            held.append(Initializer(self.fresh(f"{weight}/viewed"), TensorType(view, dtype), axes, view=view))
+        elif axes is None:
             held.append(Initializer(weight, TensorType(shape, dtype)))
         else:
             turned = TensorType(tuple(shape[axis] for axis in axes), dtype)
@@ -259,6 +276,10 @@ class Site:
         name = self.draft.fresh(f"{self.output}/{what}")
         self.draft.constants.append(from_array(array, name))
         return name
+
+    def viewed(self, weight: str, shape: Shape) -> str:
+        """Return a weight whose elements have another shape in the artifact."""
+        return self.draft.read(weight, view=shape)
 
     def transposed(self, name: str, axes: tuple[int, ...]) -> str:
         """Return a value with its axes reordered; a weight is reordered when it is written, at no cost later."""

@@ -29,6 +29,8 @@ from demitasse.ir.ops import (
     Conv,
     ConvTranspose,
     Coordinates,
+    Curve,
+    CurveFunction,
     Dense,
     DType,
     Elu,
@@ -46,6 +48,8 @@ from demitasse.ir.ops import (
     Pad,
     Padding,
     PRelu,
+    Recurrent,
+    RecurrentCell,
     Reduce,
     ReduceFunction,
     Relu,
@@ -522,6 +526,91 @@ def _top_k(site: Site, op: TopK) -> None:
     site.emit("Cast", [wide], [places], to=element_type(DType.INT32))
 
 
+# --- recurrent ----------------------------------------------------------------------------------------------
+
+CELLS: dict[RecurrentCell, str] = {
+    RecurrentCell.PLAIN: "RNN",
+    RecurrentCell.LSTM: "LSTM",
+    RecurrentCell.GRU: "GRU",
+    RecurrentCell.GRU_RESET_AFTER: "GRU",
+}
+
+CURVES: dict[CurveFunction, str] = {
+    CurveFunction.SIGMOID: "Sigmoid",
+    CurveFunction.TANH: "Tanh",
+    CurveFunction.RELU: "Relu",
+    CurveFunction.LINEAR: "Affine",
+    CurveFunction.HARD_SIGMOID: "HardSigmoid",
+    CurveFunction.LEAKY_RELU: "LeakyRelu",
+    CurveFunction.ELU: "Elu",
+    CurveFunction.SOFTSIGN: "Softsign",
+    CurveFunction.SOFTPLUS: "Softplus",
+}
+
+
+def _recurrent(site: Site, op: Recurrent) -> None:
+    """Emit the operator; time is its first axis, for ONNX Runtime's kernels for processors take no other layout."""
+    x, kernel, recurrent, *_ = site.inputs
+    batch, steps, channels = site.dims(x)
+    units = site.type(recurrent).shape[1]
+    operands = [
+        site.step("in_time", "Transpose", [x], (steps, batch, channels), perm=(1, 0, 2)),
+        *(site.viewed(weight, (1, *site.type(weight).shape)) for weight in (kernel, recurrent)),
+        site.viewed(site.inputs[3], (1, 2 * op.cell.gates * units)) if op.is_biased else "",
+        "",  # all sequences are of the same length
+    ]
+    wanted = ["" if name in site.draft.omitted else name for name in site.node.outputs]
+    states, one_way = op.states(site.inputs), (1, batch, units)
+    first = site.integers("direction", (0,)) if states or any(wanted[1:]) else ""
+    for index, state in enumerate(states):
+        operands.append(site.step(f"state_{index}", "Unsqueeze", [state, first], one_way))
+    shapes: list[Dims] = [(steps, 1, batch, units), *[one_way] * op.cell.states]
+    results = [name and site.value(f"run_{index}", shapes[index]) for index, name in enumerate(wanted)]
+    site.emit(CELLS[op.cell], _without_end(operands), _without_end(results), **_cell_attributes(op, units))
+    if wanted[0]:
+        ahead = site.step("steps", "Squeeze", [results[0], site.integers("way", (1,))], (steps, batch, units))
+        site.emit("Transpose", [ahead], [wanted[0]], perm=(1, 0, 2))
+    for result, name in zip(results[1:], wanted[1:], strict=True):
+        if name:
+            site.emit("Squeeze", [result, first], [name])
+
+
+def _without_end(names: Sequence[str]) -> list[str]:
+    """Leave out the optional names that nothing stands behind."""
+    return list(names[: max((place for place, name in enumerate(names, 1) if name), default=0)])
+
+
+def _cell_attributes(op: Recurrent, units: int) -> dict[str, Any]:
+    curves = {
+        RecurrentCell.PLAIN: [op.activation],
+        RecurrentCell.LSTM: [op.gate, op.activation, op.activation],
+    }.get(op.cell, [op.gate, op.activation])
+    constants = [_curve_constants(curve) for curve in curves]
+    attributes: dict[str, Any] = {
+        "hidden_size": units,
+        "direction": "reverse" if op.backwards else None,
+        "activations": [CURVES[curve.function] for curve in curves],
+        "activation_alpha": [alpha for alpha, _ in constants if alpha is not None] or None,
+        "activation_beta": [beta for _, beta in constants if beta is not None] or None,
+    }
+    if CELLS[op.cell] == "GRU":
+        attributes["linear_before_reset"] = int(op.cell is RecurrentCell.GRU_RESET_AFTER)
+    return attributes
+
+
+def _curve_constants(curve: Curve) -> tuple[float | None, float | None]:
+    """Return the constants that an activation consumes of the operator's lists, in order."""
+    match curve.function:
+        case CurveFunction.LINEAR:
+            return 1.0, 0.0
+        case CurveFunction.HARD_SIGMOID:
+            return curve.alpha, curve.beta
+        case CurveFunction.LEAKY_RELU | CurveFunction.ELU:
+            return curve.alpha, None
+        case _:
+            return None, None
+
+
 # --- structure ----------------------------------------------------------------------------------------------
 
 
@@ -594,6 +683,7 @@ EMITTERS: dict[type[Op], Emitter] = {
     TopK: _top_k,
     RoiMaxPool: _roi_max_pool,
     NonMaxSuppression: _non_max_suppression,
+    Recurrent: _recurrent,
     Concat: _concat,
     Slice: _slice,
     Pad: _pad,

@@ -45,9 +45,8 @@ def _halve(draft: Draft) -> None:
         if np.abs(array).max() > limit:
             continue
         for place, initializer in enumerate(held):
-            turned = array if initializer.axes is None else array.transpose(initializer.axes)
             name = draft.fresh(f"{initializer.name}/float16")
-            held[place] = initializer._replace(name=name, content=turned.astype(np.float16))
+            held[place] = initializer._replace(name=name, content=initializer.ordered(array).astype(np.float16))
             cast = draft.node_name(initializer.name, "Cast")
             casts.append(make_node("Cast", [name], [initializer.name], cast, to=element_type(DType.FLOAT32)))
     draft.nodes[:0] = casts

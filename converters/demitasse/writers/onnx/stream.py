@@ -143,8 +143,8 @@ def _elements(array: Array | None, initializer: Initializer) -> Elements:
     """View the elements of a weight as the bytes that the artifact holds, copied only if they lie otherwise."""
     if initializer.content is not None or array is None:
         array = np.asarray(initializer.content)
-    elif initializer.axes is not None:
-        array = array.transpose(initializer.axes)
+    else:
+        array = initializer.ordered(array)
     if array.shape != initializer.type.shape or array.dtype.name != initializer.dtype.name:
         raise InvalidGraph(
             f"weight {initializer.name!r} was announced as {initializer.type}"

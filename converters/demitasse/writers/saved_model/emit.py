@@ -28,6 +28,7 @@ from demitasse.ir.ops import (
     NonMaxSuppression,
     Op,
     Pad,
+    Recurrent,
     Reduce,
     ReduceFunction,
     Reshape,
@@ -39,6 +40,7 @@ from demitasse.ir.ops import (
     TopK,
     Transpose,
 )
+from demitasse.ir.steps import MOST_STEPS
 from demitasse.writers.saved_model import elementwise, spatial
 from demitasse.writers.saved_model.elementwise import activated
 from demitasse.writers.saved_model.site import Emitter, Site, Step, Tensor, call, raw
@@ -231,6 +233,7 @@ LIMITS: dict[type[Op], str] = {
     NonMaxSuppression: (
         "TensorFlow suppresses boxes of one class of one sample at a time: cut the net before it with --outputs"
     ),
+    Recurrent: f"recurrent layers are written out for TensorFlow, sequences of more than {MOST_STEPS} steps aren't",
 }
 """Operations that a SavedModel can't carry, with the reason."""
 

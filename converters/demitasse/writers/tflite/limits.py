@@ -10,6 +10,7 @@ import numpy as np
 from demitasse.errors import Offence
 from demitasse.ir import ops
 from demitasse.ir.graph import Graph, Node
+from demitasse.ir.steps import MOST_STEPS
 from demitasse.writers.tflite.flatbuffer import MAX_BYTES
 from demitasse.writers.tflite.lowering import types_and_batched_axes
 
@@ -18,6 +19,7 @@ __all__ = ["LIMITS", "offences"]
 # Operations that have no emitter at all, with the reason.
 LIMITS: dict[type[ops.AnyOp], str] = {
     ops.RoiMaxPool: "TFLite has no operator that pools regions: cut the net before it with --outputs",
+    ops.Recurrent: f"recurrent layers are written out for TFLite, sequences of more than {MOST_STEPS} steps aren't",
 }
 
 Check = Callable[[Graph, Node, Any], Iterator[str]]

@@ -1,47 +1,27 @@
-"""Recurrent layers (Keras' layers/rnn), step by step.
+"""Recurrent layers (Keras' layers/rnn).
 
-A sequence has as many steps as the graph's shapes say, so a recurrent layer is written out as that many steps of plain
-operations: exact in every runtime. All inputs are multiplied by the kernel at once. The first step knows that the state
-is zero, and leaves out what is multiplied by it; so no step depends on the batch.
+A cell is one operation, `Recurrent`, wherever that can say it all. A masked sequence, or an activation that the
+operation doesn't have, is written out: as many steps of plain operations as the graph's shapes say.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from functools import partial
+from itertools import repeat
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from demitasse.ir.ops import Concat, Dense, Slice, Where
+from demitasse.ir import steps
+from demitasse.ir.ops import Concat, Recurrent, RecurrentCell, Slice
+from demitasse.ir.steps import MOST_STEPS, Step
 from demitasse.ir.weights import Array
-from demitasse.readers.keras.activations import activate
+from demitasse.readers.keras.activations import activate, curve_of
 from demitasse.readers.keras.builder import LayerBuilder, Operand
 from demitasse.readers.keras.config import Layer, parse_layer
 from demitasse.readers.keras.registry import reads
 from demitasse.readers.keras.weights import member_names, python_class
-
-_MOST_STEPS = 2048
-"""Longer sequences are refused: each step is a dozen operations of the graph."""
-
-States: TypeAlias = tuple[Operand, ...]
-
-
-class Cell(NamedTuple):
-    """A cell that is ready to run.
-
-    Attributes:
-        kernel: what the inputs are multiplied by, `[gates * units, in]`.
-        bias: what is added to that, if anything.
-        units: the width of each state.
-        states: how many states there are; the first is the output.
-        step: computes the new states from a projected input and the old states, which are None where they are zero.
-    """
-
-    kernel: str
-    bias: str | None
-    units: int
-    states: int
-    step: Callable[[Operand, States | None], States]
 
 
 class _Arrays(NamedTuple):
@@ -83,8 +63,8 @@ def _arrays(layer: LayerBuilder, inside: int, gates: str, stored: str, bias_rows
 def _cudnn_arrays(layer: LayerBuilder, inside: int, gates: int) -> _Arrays:
     """Ask for a cell's weights as NVIDIA's library orders them (`_convert_rnn_weights` in tf-keras' hdf5_format.py).
 
-    Each gate's kernels are transposed, those of the inputs with their memory as it is. There are two biases; an LSTM
-    adds them up, a GRU has one for the inputs and one for the state.
+    Each gate's kernels are transposed, those of the inputs with their memory as it is. There are two biases, one for
+    the inputs and one for the state.
     """
     units = layer.params.integer("units")
     kernel = layer.slot("kernel", (inside, gates * units))
@@ -97,7 +77,7 @@ def _cudnn_arrays(layer: LayerBuilder, inside: int, gates: int) -> _Arrays:
     return _Arrays(
         lambda: by_gate(kernel.numbers(), lambda part: part.T.reshape(part.shape, order="F")),
         lambda: by_gate(recurrent.numbers(), np.transpose),
-        lambda: bias.numbers().reshape(2, -1).sum(0) if gates == 4 else bias.numbers().reshape(2, -1),
+        lambda: bias.numbers().reshape(2, -1),
     )
 
 
@@ -105,115 +85,82 @@ def _cell_part(layer: LayerBuilder) -> tuple[str, ...]:
     return () if layer.kind.endswith("Cell") else ("cell",)
 
 
-def _transposed(layer: LayerBuilder, role: str, compute: Callable[[], Array], rows: int, columns: int) -> str:
-    return layer.derived(role, (columns, rows), lambda: compute().T)
-
-
-def _gate(layer: LayerBuilder, x: str, index: int, units: int, count: int = 1) -> Operand:
-    """Cut `count` gates out of the last axis."""
-    return layer.apply(Slice((1,), (index * units,), ((index + count) * units,)), x)
-
-
-def _inner_activation(layer: LayerBuilder, x: str) -> Operand:
-    default = "sigmoid" if layer.kind.startswith("CuDNN") else "hard_sigmoid"
-    return activate(layer, x, layer.params.get("recurrent_activation", default))
-
-
 # --- cells ------------------------------------------------------------------------------------------------------------
 
 
-def _simple_cell(layer: LayerBuilder, inside: int) -> Cell:
-    units = layer.params.integer("units")
-    arrays = _arrays(layer, inside, "h", "h")
-    recurrent = _transposed(layer, "recurrent", arrays.recurrent, units, units)
-    activation = layer.params.get("activation", "tanh")
+class _Cell(NamedTuple):
+    """A cell that is ready to run: its weights as `Recurrent` takes them, and its activations as Keras names them.
 
-    def step(x: Operand, states: States | None) -> States:
-        if states is not None:
-            x = layer.add(x, layer.apply(Dense(), states[0], recurrent))
-        return (activate(layer, x, activation),)
+    Attributes:
+        layer: the layer that has the weights.
+        kind: what is computed at each step.
+        kernel: what the inputs are multiplied by.
+        recurrent: what the state is multiplied by.
+        bias: what is added to both, if anything.
+        activation: the activation of candidates and outputs.
+        gate: the activation of gates.
+    """
 
-    return Cell(*_projection(layer, arrays, inside, units), units, 1, step)
+    layer: LayerBuilder
+    kind: RecurrentCell
+    kernel: str
+    recurrent: str
+    bias: str | None
+    activation: Any
+    gate: Any
 
 
-def _projection(layer: LayerBuilder, arrays: _Arrays, inside: int, width: int) -> tuple[str, str | None]:
-    """Add the kernel and bias that all inputs meet."""
-    kernel = _transposed(layer, "input", arrays.kernel, inside, width)
+def _cell(
+    layer: LayerBuilder, kind: RecurrentCell, arrays: _Arrays, inside: int, order: Sequence[int], gate: Any = "sigmoid"
+) -> _Cell:
+    """Add a cell's weights to the graph; `order` lists the places of Keras' gates in the order of `Recurrent`."""
+    units, width = layer.params.integer("units"), len(order) * layer.params.integer("units")
+
+    def reordered(array: Array) -> Array:
+        gates = np.split(array, len(order), axis=-1)
+        return np.concatenate([gates[place] for place in order], axis=-1)
+
     bias = arrays.bias
-    return kernel, None if bias is None else layer.derived("input_bias", (width,), lambda: bias().reshape(-1)[:width])
-
-
-def _lstm_cell(layer: LayerBuilder, inside: int) -> Cell:
-    """Compute `c' = f c + i g`, `h' = o tanh(c')` (Hochreiter and Schmidhuber 1997; with Gers et al. 2000)."""
-    units, cudnn = layer.params.integer("units"), layer.kind == "CuDNNLSTM"
-    arrays = _cudnn_arrays(layer, inside, 4) if cudnn else _arrays(layer, inside, "ifco", "icfo")
-    recurrent = _transposed(layer, "recurrent", arrays.recurrent, units, 4 * units)
-    activation = layer.params.get("activation", "tanh")
-
-    def step(x: Operand, states: States | None) -> States:
-        if states is not None:
-            x = layer.add(x, layer.apply(Dense(), states[0], recurrent))
-        gates = _inner_activation(layer, _gate(layer, x, 0, units, 2))
-        candidate = activate(layer, _gate(layer, x, 2, units), activation)
-        output = _inner_activation(layer, _gate(layer, x, 3, units))
-        carry = layer.mul(_gate(layer, gates, 0, units), candidate)
-        if states is not None:
-            carry = layer.add(layer.mul(_gate(layer, gates, 1, units), states[1]), carry)
-        return layer.mul(output, activate(layer, carry, activation)), carry
-
-    return Cell(*_projection(layer, arrays, inside, 4 * units), units, 2, step)
-
-
-def _gru_cell(layer: LayerBuilder, inside: int) -> Cell:
-    """Compute `h' = z h + (1 - z) g` (Cho et al. 2014), the reset gate before or after the state's product."""
-    params = layer.params
-    units, cudnn = params.integer("units"), layer.kind == "CuDNNGRU"
-    reset_after = cudnn or params.flag("reset_after", False)
-    rows = 2 if reset_after else 1
-    arrays = _cudnn_arrays(layer, inside, 3) if cudnn else _arrays(layer, inside, "zrh", "zrh", bias_rows=rows)
-    kernel, bias = _projection(layer, arrays, inside, 3 * units)
-    recurrent = arrays.recurrent
-    gates_kernel = layer.derived("recurrent_gates", (2 * units, units), lambda: recurrent()[:, : 2 * units].T)
-    state_kernel = layer.derived("recurrent_state", (units, units), lambda: recurrent()[:, 2 * units :].T)
-    gates_bias, state_bias = _gru_biases(layer, arrays.bias, units) if reset_after else (None, None)
-    activation = params.get("activation", "tanh")
-
-    def product(state: str | None, weight: str, offset: str | None) -> str | None:
-        """Multiply a state that may be zero and add a bias that may not be; None where nothing comes of it."""
-        if state is None:
-            return offset
-        return layer.apply(Dense(), state, weight, *([offset] if offset is not None else []))
-
-    def added(x: str, term: str | None) -> str:
-        return x if term is None else layer.add(x, term)
-
-    def step(x: Operand, states: States | None) -> States:
-        state = states[0] if states is not None else None
-        gates = _inner_activation(layer, added(_gate(layer, x, 0, units, 2), product(state, gates_kernel, gates_bias)))
-        update, reset = _gate(layer, gates, 0, units), _gate(layer, gates, 1, units)
-        if reset_after:
-            inner = product(state, state_kernel, state_bias)
-            inner = None if inner is None else layer.mul(reset, inner)
-        else:
-            inner = product(None if state is None else layer.mul(reset, state), state_kernel, None)
-        candidate = activate(layer, added(_gate(layer, x, 2, units), inner), activation)
-        fresh = layer.mul(layer.sub(1.0, update), candidate)
-        return (fresh if state is None else layer.add(layer.mul(update, state), fresh),)
-
-    return Cell(kernel, bias, units, 1, step)
-
-
-def _gru_biases(layer: LayerBuilder, bias: Callable[[], Array] | None, units: int) -> tuple[str | None, str | None]:
-    """Add the second row of the bias, which the state meets: the part of the gates, and the rest."""
-    if bias is None:
-        return None, None
-    return (
-        layer.derived("gates_bias", (2 * units,), lambda: bias()[1, : 2 * units]),
-        layer.derived("state_bias", (units,), lambda: bias()[1, 2 * units :]),
+    return _Cell(
+        layer,
+        kind,
+        layer.derived("kernel", (width, inside), lambda: reordered(arrays.kernel()).T),
+        layer.derived("recurrent_kernel", (width, units), lambda: reordered(arrays.recurrent()).T),
+        None if bias is None else layer.derived("bias", (2, width), lambda: reordered(_two_rows(bias()))),
+        layer.params.get("activation", "tanh"),
+        gate,
     )
 
 
-_CELLS: Mapping[str, Callable[[LayerBuilder, int], Cell]] = {
+def _two_rows(bias: Array) -> Array:
+    """Return a bias for the inputs and one for the state, which is zero where there is but one."""
+    return bias if bias.ndim == 2 else np.stack([bias, np.zeros_like(bias)])
+
+
+def _inner_activation(layer: LayerBuilder) -> Any:
+    return layer.params.get("recurrent_activation", "sigmoid" if layer.kind.startswith("CuDNN") else "hard_sigmoid")
+
+
+def _simple_cell(layer: LayerBuilder, inside: int) -> _Cell:
+    return _cell(layer, RecurrentCell.PLAIN, _arrays(layer, inside, "h", "h"), inside, (0,))
+
+
+def _lstm_cell(layer: LayerBuilder, inside: int) -> _Cell:
+    cudnn = layer.kind == "CuDNNLSTM"
+    arrays = _cudnn_arrays(layer, inside, 4) if cudnn else _arrays(layer, inside, "ifco", "icfo")
+    return _cell(layer, RecurrentCell.LSTM, arrays, inside, (0, 3, 1, 2), _inner_activation(layer))
+
+
+def _gru_cell(layer: LayerBuilder, inside: int) -> _Cell:
+    cudnn = layer.kind == "CuDNNGRU"
+    reset_after = cudnn or layer.params.flag("reset_after", False)
+    rows = 2 if reset_after else 1
+    arrays = _cudnn_arrays(layer, inside, 3) if cudnn else _arrays(layer, inside, "zrh", "zrh", bias_rows=rows)
+    kind = RecurrentCell.GRU_RESET_AFTER if reset_after else RecurrentCell.GRU
+    return _cell(layer, kind, arrays, inside, (0, 1, 2), _inner_activation(layer))
+
+
+_CELLS: Mapping[str, Callable[[LayerBuilder, int], _Cell]] = {
     "SimpleRNN": _simple_cell,
     "SimpleRNNCell": _simple_cell,
     "LSTM": _lstm_cell,
@@ -229,17 +176,19 @@ _CELLS: Mapping[str, Callable[[LayerBuilder, int], Cell]] = {
 
 
 class _Run(NamedTuple):
-    """What running over a sequence gives: the outputs in the order in which they were computed, and the last states."""
+    """What running over a sequence gives.
 
-    outputs: list[Operand]
-    states: States
+    Attributes:
+        last: the output of the last step that was run.
+        as_run: makes a sequence of all outputs in the order in which they were computed.
+        turned: makes one of them in the contrary order.
+        states: the states after the last step that was run.
+    """
 
-
-class _Step(NamedTuple):
-    """A step of a sequence: its place there, and the value that is true where it is padding, if it can be."""
-
-    place: int
-    absent: Operand | None
+    last: Operand
+    as_run: Callable[[], Operand]
+    turned: Callable[[], Operand]
+    states: tuple[Operand, ...]
 
 
 def _heeded_padding(layer: LayerBuilder, x: str) -> Operand | None:
@@ -256,48 +205,63 @@ def _heeded_padding(layer: LayerBuilder, x: str) -> Operand | None:
     return None
 
 
-def _steps(layer: LayerBuilder, x: str, *, backwards: bool) -> list[_Step]:
-    """List the steps of a sequence in the order in which they are run."""
+def _absent(layer: LayerBuilder, x: str, *, backwards: bool) -> list[Operand] | None:
+    """List, in the order in which they are run, what is true where a step is padding; None where none can be."""
     count, padding = layer.shape(x)[1], _heeded_padding(layer, x)
-    if count > _MOST_STEPS:
-        raise layer.unsupported(f"a sequence of {count} steps; up to {_MOST_STEPS} are written out")
-    return [
-        _Step(place, None if padding is None else layer.apply(Slice((1,), (place,), (place + 1,)), padding))
-        for place in (reversed(range(count)) if backwards else range(count))
-    ]
+    if padding is None:
+        return None
+    _check_count(layer, count)
+    places = reversed(range(count)) if backwards else range(count)
+    return [layer.apply(Slice((1,), (place,), (place + 1,)), padding) for place in places]
+
+
+def _check_count(layer: LayerBuilder, count: int) -> None:
+    if count > MOST_STEPS:
+        raise layer.unsupported(
+            f"a sequence of {count} steps; with a mask, or activations that ONNX's operators lack, up to {MOST_STEPS}"
+            " are written out"
+        )
 
 
 def _run(
-    layer: LayerBuilder, cell: Cell, x: str, initial: Sequence[str], steps: Sequence[_Step], *, zeroed: bool
+    cell: _Cell, x: str, initial: Sequence[str], absent: Sequence[str] | None, *, backwards: bool, zeroed: bool
 ) -> _Run:
-    """Run a cell over `(N, steps, in)`; a padded step keeps the states, and repeats the output or makes it zero."""
-    projected = layer.apply(Dense(), x, cell.kernel, *([cell.bias] if cell.bias is not None else []))
-    states: States | None = tuple(map(Operand, initial)) if initial else None
-    outputs: list[Operand] = []
-    for place, absent in steps:
-        fresh = cell.step(_at(layer, projected, place), states)
-        output = fresh[0]
-        if absent is not None:
-            zero = layer.constant(0.0)
-            before = states or (zero,) * cell.states
-            fresh = tuple(layer.apply(Where(), absent, *pair) for pair in zip(before, fresh, strict=True))
-            last = zero if zeroed or not outputs else outputs[-1]
-            output = layer.apply(Where(), absent, last, output)
-        states = fresh
-        outputs.append(output)
-    return _Run(outputs, states or ())
+    """Run a cell over `(N, steps, in)`, as one operation where that can say it all, and step by step elsewhere."""
+    activation, gate = (curve_of(cell.layer, each) for each in (cell.activation, cell.gate))
+    if absent is not None or activation is None or gate is None:
+        return _run_by_steps(cell, x, initial, absent, backwards=backwards, zeroed=zeroed)
+    layer, bias = cell.layer, [cell.bias] if cell.bias is not None else []
+    op = Recurrent(cell.kind, activation, gate, backwards=backwards, is_biased=bool(bias))
+    inputs = [x, cell.kernel, cell.recurrent, *bias, *initial]
+    sequence, *states = layer.apply_all(op, *inputs, results=1 + cell.kind.states)
+
+    def turned() -> Operand:
+        return layer.apply(Slice((1,), (-1,), (None,), (-1,)), sequence)
+
+    either = (turned, lambda: sequence) if backwards else (lambda: sequence, turned)
+    return _Run(states[0], *either, tuple(states))
 
 
-def _at(layer: LayerBuilder, x: str, index: int) -> Operand:
-    """Take one step out of a sequence."""
-    cut = layer.apply(Slice((1,), (index,), (index + 1,)), x)
-    return layer.reshape(cut, 0, layer.shape(x)[2])
+def _run_by_steps(
+    cell: _Cell, x: str, initial: Sequence[str], absent: Sequence[str] | None, *, backwards: bool, zeroed: bool
+) -> _Run:
+    layer, count = cell.layer, cell.layer.shape(x)[1]
+    _check_count(layer, count)
+    functions = [partial(_activated, layer, each) for each in (cell.activation, cell.gate)]
+    written = steps.Cell(cell.kind, cell.kernel, cell.recurrent, cell.bias, *functions)
+    places = reversed(range(count)) if backwards else range(count)
+    order = list(map(Step, places, absent if absent is not None else repeat(None)))
+    outputs, states = steps.run(layer, written, x, initial, order, zeroed=zeroed)
+
+    def stacked(outputs: Sequence[str]) -> Operand:
+        return Operand(steps.stacked(layer, outputs))
+
+    last = tuple(map(Operand, states))
+    return _Run(Operand(outputs[-1]), lambda: stacked(outputs), lambda: stacked(outputs[::-1]), last)
 
 
-def _stacked(layer: LayerBuilder, outputs: Sequence[str]) -> Operand:
-    """Make a sequence of its steps."""
-    width = layer.shape(outputs[0])[1]
-    return layer.apply(Concat(1), *(layer.reshape(output, 0, 1, width) for output in outputs))
+def _activated(layer: LayerBuilder, activation: Any, x: str) -> str:
+    return activate(layer, x, "linear" if activation is None else activation)
 
 
 def _recurrent(layer: LayerBuilder, *, both_ways: bool = False) -> list[Operand]:
@@ -322,23 +286,22 @@ def _recurrent(layer: LayerBuilder, *, both_ways: bool = False) -> list[Operand]
     # tf.keras and Keras 3 make the outputs of padded steps zero in a Bidirectional (force_zero_output_for_mask).
     forced = both_ways and sequences and (layer.generation.is_tensorflow or layer.generation.major > 2)
     zeroed = params.flag("zero_output_for_mask", False) or forced
-    steps = _steps(layer, inputs[0], backwards=backwards)
+    absent = _absent(layer, inputs[0], backwards=backwards)
     run: _Run | None = None
     states: list[Operand] = []
     for builder, factory in _cells(layer):
-        cell = factory(builder, layer.shape(x)[2])
-        own, initial = initial[: cell.states], initial[cell.states :]
-        run = _run(builder, cell, x, own, steps, zeroed=zeroed)
         # A further cell of a stack takes the outputs in the order in which the one before computed them.
-        steps = [step._replace(place=index) for index, step in enumerate(steps)]
+        x = x if run is None else run.as_run()
+        cell = factory(builder, layer.shape(x)[2])
+        own, initial = initial[: cell.kind.states], initial[cell.kind.states :]
+        run = _run(cell, x, own, absent, backwards=backwards and run is None, zeroed=zeroed)
         layer.take_over(builder)
         states += run.states
-        x = _stacked(layer, run.outputs)
     if run is None or initial:
         raise layer.malformed("it has no cells, or more initial states than its cells")
-    output = run.outputs[-1]
+    output = run.last
     if sequences:
-        output = _stacked(layer, run.outputs[::-1]) if backwards and both_ways else x
+        output = run.turned() if backwards and both_ways else run.as_run()
         padding = layer.padding(inputs[0])
         if padding is not None and not backwards:
             layer.mark_padding(output, padding)
@@ -352,7 +315,7 @@ def _initial_state(layer: LayerBuilder) -> list[Operand]:
     return [given] if isinstance(given, Operand) else [Operand(state) for state in given]
 
 
-def _cells(layer: LayerBuilder) -> list[tuple[LayerBuilder, Callable[[LayerBuilder, int], Cell]]]:
+def _cells(layer: LayerBuilder) -> list[tuple[LayerBuilder, Callable[[LayerBuilder, int], _Cell]]]:
     """Return the cells of a layer, with the builders that they ask for their weights."""
     if layer.kind in _CELLS:
         return [(layer, _CELLS[layer.kind])]
@@ -374,25 +337,25 @@ def _cells(layer: LayerBuilder) -> list[tuple[LayerBuilder, Callable[[LayerBuild
 
 @reads("SimpleRNN")
 def simple_rnn(layer: LayerBuilder) -> Sequence[str]:
-    """Run the plain recurrent cell over a sequence, step by step."""
+    """Run the plain recurrent cell over a sequence."""
     return _recurrent(layer)
 
 
 @reads("LSTM", "CuDNNLSTM")
 def lstm(layer: LayerBuilder) -> Sequence[str]:
-    """Run a long short-term memory over a sequence, step by step."""
+    """Run a long short-term memory over a sequence."""
     return _recurrent(layer)
 
 
 @reads("GRU", "CuDNNGRU")
 def gru(layer: LayerBuilder) -> Sequence[str]:
-    """Run a gated recurrent unit over a sequence, step by step; its reset gate before or after the product."""
+    """Run a gated recurrent unit over a sequence; its reset gate before or after the product."""
     return _recurrent(layer)
 
 
 @reads("RNN")
 def rnn(layer: LayerBuilder) -> Sequence[str]:
-    """Run a cell, or a stack of cells, over a sequence, step by step."""
+    """Run a cell, or a stack of cells, over a sequence."""
     return _recurrent(layer)
 
 
