@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from demitasse.ir.graph import Graph
-from demitasse.ir.ops import NonMaxSuppression, Softmax, Unary, UnaryFunction
+from demitasse.ir.graph import Graph, detections
+from demitasse.ir.ops import Softmax, Unary, UnaryFunction
 from demitasse.ir.weights import Array
 from demitasse_validation.metrics import Ranking, kl_divergence, rank, wilson
 from demitasse_validation.report import Class, Ranked, RankResult
@@ -28,13 +28,11 @@ def blob_kind(graph: Graph, name: str) -> BlobKind:
     """Say what the numbers of a blob are: a distribution is what a Softmax or a sigmoid gives as an output."""
     if not graph.type(name).dtype.is_float:
         return BlobKind.INTEGERS
-    maker = next((node for node in graph.nodes if name in node.outputs), None)
-    choosing = {node.origin.layer for node in graph.nodes if isinstance(node.op, NonMaxSuppression)}
-    if maker is not None and maker.origin.layer in choosing:
+    if name in detections(graph):
         return BlobKind.DETECTIONS
     if name not in graph.outputs:
         return BlobKind.VALUES
-    op = None if maker is None else maker.op
+    op = next((node.op for node in graph.nodes if name in node.outputs), None)
     is_sigmoid = isinstance(op, Unary) and op.function is UnaryFunction.SIGMOID
     return BlobKind.DISTRIBUTION if isinstance(op, Softmax) or is_sigmoid else BlobKind.VALUES
 

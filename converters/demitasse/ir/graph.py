@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from demitasse.errors import InvalidGraph, MalformedModel
-from demitasse.ir.ops import AnyOp, Layout, Shape, ShapeError, TensorType
+from demitasse.ir.ops import AnyOp, Layout, NonMaxSuppression, Shape, ShapeError, TensorType
 from demitasse.ir.preprocessing import Preprocessing
 from demitasse.ir.weights import Array, WeightMap
 
@@ -30,6 +30,7 @@ __all__ = [
     "Status",
     "Storage",
     "Value",
+    "detections",
     "infer_types",
     "live_names",
     "provenance",
@@ -331,6 +332,12 @@ def _resolve(graph: Graph, origin: Origin, blob: str) -> LayerRecord:
 def provenance(graph: Graph) -> tuple[LayerRecord, ...]:
     """Say for every result of every source layer which value holds it, or what became of it."""
     return tuple(_resolve(graph, layer.origin, blob) for layer in graph.layers for blob in layer.outputs)
+
+
+def detections(graph: Graph) -> dict[str, None]:
+    """Name, in order, all results inside of source layers that choose boxes by scores and overlaps."""
+    layers = {node.origin.layer for node in graph.nodes if isinstance(node.op, NonMaxSuppression)}
+    return dict.fromkeys(name for node in graph.nodes if node.origin.layer in layers for name in node.outputs)
 
 
 def live_names(graph: Graph, roots: Iterable[str]) -> set[str]:

@@ -12,8 +12,7 @@ from typing import Any
 
 from demitasse.errors import UsageError
 from demitasse.ir.document import Document, blob_records
-from demitasse.ir.graph import Graph
-from demitasse.ir.ops import NonMaxSuppression
+from demitasse.ir.graph import Graph, detections
 from demitasse.ir.preprocessing import Preprocessing
 from demitasse.passes import channel_products
 from demitasse.quantize.calibrate import choose, observe
@@ -102,7 +101,8 @@ def make(
     if settings.goal is not None:
         samples, held = _split(samples)
     calibration = _calibration(order, samples, settings, preprocessing, progress)
-    real, always = _kept(order, settings), _compared(order.graph)
+    # 256 steps are too few to tell coordinates and scores of boxes by.
+    real, always = _kept(order, settings), detections(order.graph)
     graph = _prepared(order, calibration.equalized)
     notes = (*order.document.notes, *calibration.notes)
     order = replace(order, graph=graph, document=replace(order.document, provenance=blob_records(graph), notes=notes))
@@ -173,7 +173,7 @@ def _calibration(
     histograms = observe(graph, samples, report, engine=order.engine)
     ranges = choose(histograms, settings.method, whole=(*graph.inputs, *graph.outputs))
     means = {name: histogram.means for name, histogram in histograms.items() if histogram.means.size}
-    real = _compared(graph)
+    real = detections(graph)
     seen = {name: histogram for name, histogram in histograms.items() if name not in real}
     notes = symptoms(graph, seen, ranges, len(samples), preprocessing)
     calibration = Calibration(ranges, means, notes, exponents)
@@ -215,12 +215,6 @@ def _prepared(order: Order, exponents: Exponents) -> Graph:
     graph = equalize(order.graph, exponents)
     # ONNX's integers leave constants beside a product's kernel real.
     return channel_products(graph) if order.engine is EngineKind.LITERT else graph
-
-
-def _compared(graph: Graph) -> tuple[str, ...]:
-    """Return the results inside of layers that choose boxes: 256 steps are too few for coordinates and scores."""
-    layers = {node.origin.layer for node in graph.nodes if isinstance(node.op, NonMaxSuppression)}
-    return tuple(name for node in graph.nodes if node.origin.layer in layers for name in node.outputs)
 
 
 def _kept(order: Order, settings: Settings) -> tuple[str, ...]:
