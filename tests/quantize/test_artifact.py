@@ -107,7 +107,14 @@ def test_ranges_of_another_net_and_damaged_ones_are_refused(tmp_path: Path) -> N
         made("tflite-int8", path, None, settings)
     made("tflite-int8", path, samples(2), settings)
     data: dict[str, Any] = json.loads((tmp_path / "ranges.json").read_text())
-    for change, message in (({"net": "other"}, "another net"), ({"tensors": {"data": [1]}}, "damaged")):
+    (kernel, *_) = data["ranges"]["tflite-int8"]["up"]
+    for change, message in (
+        ({"net": "other"}, "another net"),
+        ({"tensors": {"data": [1]}}, "damaged"),
+        ({"up": {kernel: "AAAA"}}, "has other weights"),
+        ({"up": {kernel: "?"}}, "damaged"),
+        ({"up": {"no such kernel": ""}}, "damaged"),
+    ):
         entry = data["ranges"]["tflite-int8"] | change
         (tmp_path / "ranges.json").write_text(json.dumps(data | {"ranges": {"tflite-int8": entry}}))
         with pytest.raises(UsageError, match=message):

@@ -84,10 +84,10 @@ def test_a_met_goal_needs_no_ranking(source: list[str], tmp_path: Path, capsys: 
 @pytest.mark.parametrize(
     ("options", "recorded"),
     [
-        ((), {"equalize": True, "bias_correction": True, "calibrate": "auto"}),
+        ((), {"equalize": True, "bias_correction": True, "compensate": True, "calibrate": "auto"}),
         (
-            ("--no-equalize", "--no-bias-correction", "--calibrate", "mse"),
-            {"equalize": False, "bias_correction": False},
+            ("--no-equalize", "--no-bias-correction", "--no-compensate", "--calibrate", "mse"),
+            {"equalize": False, "bias_correction": False, "compensate": False},
         ),
     ],
 )

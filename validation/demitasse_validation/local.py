@@ -4,11 +4,11 @@ The reference computes one layer at a time from the artifact's own tensors, so t
 both results and falls out. What is left is the layer's own error. This is the same as running the layer of the artifact
 on the reference's inputs, and needs no surgery on the artifact.
 
-Where a format stores weights in fewer bits, the reference rounds its own in the same way: for 8-bit kernels to the
-nearest 127th of each channel's largest weight, for float16 to 11 bits. A sound quantized layer is then off by its
-output's rounding alone, about half a step, and a kernel that is 1 % too large stands out. What lies between the
-operations of one layer is rounded too, by steps that nobody tells: the reference rounds a copy of it to steps of its
-own range, and what that changes is what the layer may be off by.
+Where a format stores weights in fewer bits, the reference rounds its own in the same way: for float16 to 11 bits, for
+8-bit kernels to the nearest 127th of each channel's largest weight, or to that beside it which the artifact has. A
+sound quantized layer is then off by its output's rounding alone, about half a step, and a kernel that is 1 % too large
+stands out. What lies between the operations of one layer is rounded too, by steps that nobody tells: the reference
+rounds a copy of it to steps of its own range, and what that changes is what the layer may be off by.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ from demitasse.targets import TARGETS, simplify, written_out
 from demitasse_validation.local_error import CLOSE, LOOSE, OVERSHOOT, WIDE, WIDE_RANGE, Chance, LocalError, Step
 from demitasse_validation.metrics import METRICS, Sums
 from demitasse_validation.precision import Precision, has_dynamic_kernel
+from demitasse_validation.stored_kernels import StoredKernels
 from demitasse_validation.tolerances import Rule
 
 __all__ = ["LocalError", "Locals", "Step"]
@@ -131,7 +132,7 @@ class Locals:
     those that are computed with real numbers and quantized for their readers, which `copied` names; `axes` maps the
     blobs that the artifact gives to the axis of their channels. `step_of` tells the step of a tensor that has one, and
     `is_there` whether the artifact has it at all. `corrected` says that biases make up for what rounding kernels shifts
-    in the mean.
+    in the mean; `kernels` are the artifact's own, where no rule says how they were rounded.
     """
 
     def __init__(
@@ -146,9 +147,11 @@ class Locals:
         is_there: Callable[[str], bool],
         copied: frozenset[str] = frozenset(),
         corrected: bool = False,
+        kernels: StoredKernels | None = None,
     ) -> None:
         from threadpoolctl import ThreadpoolController
 
+        self._kernels = kernels
         self.precision = Precision.of(target)
         self.graph = written_out(simplify(graph), TARGETS.get(target)) if self.precision.bits < 32 else graph
         self.nodes = _subnets(self.graph, axes)
@@ -494,7 +497,9 @@ class Locals:
             if not self.precision.dynamic or len(node.inputs) < 2 or node.inputs[1] not in self.graph.weights:
                 return values[name]
             return self.precision.fed(node, name, values[name], self.graph.type(node.inputs[1]).size)
-        return self.precision.stored(node, name, self.graph.weights[name])
+        weight = self.graph.weights[name]
+        stored = self.precision.stored(node, name, weight)
+        return stored if stored is weight or self._kernels is None else self._kernels.rounded(name, weight, stored)
 
 
 def _is_finite(array: Array) -> bool:

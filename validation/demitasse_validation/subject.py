@@ -26,6 +26,7 @@ from demitasse_validation.ranks import Ranks, blob_kind, channel_axis, class_axi
 from demitasse_validation.report import ArtifactReport, Finding, LayerResult, Ranked, Role, Severity
 from demitasse_validation.rounding import Rounding
 from demitasse_validation.runtimes import Runner, TensorSpec
+from demitasse_validation.stored_kernels import StoredKernels
 from demitasse_validation.tally import Tally, describe_excess
 from demitasse_validation.tolerances import Rule, Tolerances
 from demitasse_validation.truth import Truth
@@ -255,6 +256,7 @@ class Subject:
             is_there=lambda name: not self.runner.missing([name]),
             copied=copied,
             corrected=corrected,
+            kernels=StoredKernels.of(self.runner, self.document),
         )
 
     def _may_stack(self) -> bool:

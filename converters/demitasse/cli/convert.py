@@ -112,6 +112,12 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
         help="let biases make up for what rounding the weights shifts (default: yes)",
     )
     group.add_argument(
+        "--compensate",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="round each weight up or down so that what one loses others make up for (default: yes)",
+    )
+    group.add_argument(
         "--equalize",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -145,6 +151,7 @@ def _quantization(arguments: argparse.Namespace) -> Settings:
     return Settings(
         method=Method(arguments.calibrate),
         bias_correction=arguments.bias_correction,
+        compensate=arguments.compensate,
         equalize=arguments.equalize,
         signed=None if arguments.int8_activations is None else arguments.int8_activations == "signed",
         ranges=arguments.ranges,

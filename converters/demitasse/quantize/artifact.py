@@ -19,6 +19,7 @@ from demitasse.quantize.calibrate import choose, observe
 from demitasse.quantize.doctor import Diagnosis, Goal, examine
 from demitasse.quantize.engines import EngineKind, cores, open_engine, open_real, stored_inputs
 from demitasse.quantize.equalize import Channels, Exponents, Peaks, add_peaks, choose_exponents, equalize
+from demitasse.quantize.kernels import Moments, round_kernels, round_up, with_rounded
 from demitasse.quantize.processor import prefers_signed
 from demitasse.quantize.ranges import Method
 from demitasse.quantize.storage import Calibration, load_calibration, load_recipe, save_calibration
@@ -48,6 +49,7 @@ class Settings:
     Attributes:
         method: how ranges are chosen.
         bias_correction: whether biases make up for what rounding the kernels shifts in the mean.
+        compensate: whether weights make up for what rounding others loses, as calibration found.
         equalize: whether channels of 8-bit tensors are brought to a like size where the net computes the same.
         signed: whether the integers of ONNX models have a sign; None leaves that to the kind of this processor.
         ranges: a file with ranges; it is read where it holds those of a target, else written.
@@ -57,6 +59,7 @@ class Settings:
 
     method: Method = Method.AUTO
     bias_correction: bool = True
+    compensate: bool = True
     equalize: bool = True
     signed: bool | None = None
     ranges: Path | None = None
@@ -68,6 +71,7 @@ class Settings:
         return {
             "calibrate": self.method.value,
             "bias_correction": self.bias_correction,
+            "compensate": self.compensate,
             "equalize": self.equalize,
             "target": None if self.goal is None else str(self.goal),
         }
@@ -110,15 +114,19 @@ def make(
     if order.engine is EngineKind.ONNX_RUNTIME:
         signed = prefers_signed() if settings.signed is None else settings.signed
     equalized = {name: list(exponents) for name, exponents in calibration.equalized.items()}
+    up = calibration.up if settings.compensate else {}
+    rounded = round_kernels(graph, up=up, means=calibration.means if settings.bias_correction else None)
 
     def write(path: Path, kept: Sequence[str]) -> None:
         document, kept = order.document, tuple(dict.fromkeys((*always, *kept)))
-        options = {**document.options, "int8": settings.to_dict() | {"real": list(kept), "equalized": equalized}}
-        given: dict[str, Any] = {"means": calibration.means if settings.bias_correction else None, "real": kept}
+        made = {"compensate": bool(up), "real": list(kept), "equalized": equalized}
+        options = {**document.options, "int8": settings.to_dict() | made}
+        given: dict[str, Any] = {"real": kept}
         if signed is not None:
             options["int8"] |= {"activations": "int8" if signed else "uint8"}
             given["signed"] = signed
-        order.write(order.graph, path, replace(document, options=options), calibration.ranges, **given)
+        written = with_rounded(order.graph, rounded, kept)
+        order.write(written, path, replace(document, options=options), calibration.ranges, **given)
 
     if settings.goal is None or held is None:
         write(order.path, real)
@@ -170,13 +178,15 @@ def _calibration(
 
     exponents = _exponents(order, samples) if settings.equalize and order.target not in WIDE else {}
     graph = _prepared(order, exponents)
-    histograms = observe(graph, samples, report, engine=order.engine)
+    moments = Moments(graph, len(samples)) if settings.compensate else None
+    histograms = observe(graph, samples, report, engine=order.engine, moments=moments)
     ranges = choose(histograms, settings.method, whole=(*graph.inputs, *graph.outputs))
     means = {name: histogram.means for name, histogram in histograms.items() if histogram.means.size}
     real = detections(graph)
     seen = {name: histogram for name, histogram in histograms.items() if name not in real}
     notes = symptoms(graph, seen, ranges, len(samples), preprocessing)
-    calibration = Calibration(ranges, means, notes, exponents)
+    up = round_up(graph, moments, cores()) if moments is not None else {}
+    calibration = Calibration(ranges, means, notes, exponents, up)
     if settings.ranges is not None:
         save_calibration(settings.ranges, order.target, order.graph, calibration)
     return calibration

@@ -20,6 +20,7 @@ from demitasse.ir.graph import Graph
 from demitasse.ir.weights import Array
 from demitasse.quantize.engines import EngineKind, cores, open_engine, stored_inputs
 from demitasse.quantize.histogram import Histogram
+from demitasse.quantize.kernels import Moments
 from demitasse.quantize.ranges import METHODS, Method, Range, Ranges, squared_error
 from demitasse.samples import Sample, Samples
 
@@ -80,8 +81,11 @@ def observe(
     *,
     engine: EngineKind = EngineKind.LITERT,
     count: bool = True,
+    moments: Moments | None = None,
 ) -> Histograms:
     """Return the distribution of each real-valued tensor; without `count`, its extremes alone.
+
+    `moments` takes in what products read, in the same run.
 
     Raises:
         UsageError: see `calibrate`.
@@ -98,6 +102,8 @@ def observe(
 
         def take(name: str, array: Array) -> None:
             histograms.setdefault(name, Histogram(axis)).add(array, count=count)
+            if moments is not None:
+                moments.add(name, array)
 
         for done, (where, sample) in enumerate(_named(samples), 1):
             runner.show(stored_inputs(graph, sample, where), take, pool)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import math
@@ -32,12 +33,14 @@ class Calibration:
         means: the mean of each tensor's channels.
         notes: what was odd about the samples or the ranges.
         equalized: by what channels of the graph have to be multiplied for these ranges to be theirs.
+        up: which weights of kernels are rounded up, the others of these kernels being rounded down.
     """
 
     ranges: Ranges
     means: Mapping[str, Array]
     notes: tuple[str, ...] = ()
     equalized: Exponents = field(default_factory=dict)
+    up: Mapping[str, Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,7 @@ def save_calibration(path: Path, target: str, graph: Graph, calibration: Calibra
         "means": {name: [float(f"{mean:.9g}") for mean in means] for name, means in calibration.means.items()},
         "notes": list(calibration.notes),
         "equalized": {name: list(exponents) for name, exponents in calibration.equalized.items()},
+        "up": {name: base64.b64encode(np.packbits(up).tobytes()).decode() for name, up in calibration.up.items()},
     }
     _save(path, data)
 
@@ -86,9 +90,24 @@ def load_calibration(path: Path, target: str, graph: Graph) -> Calibration | Non
         if not finite or not all(np.isfinite(array).all() for array in means.values()):
             raise UsageError(f"{path}: it holds numbers that aren't finite")
         equalized = {name: tuple(map(int, exponents)) for name, exponents in entry.get("equalized", {}).items()}
-        return Calibration(ranges, means, tuple(map(str, entry["notes"])), equalized)
+        up = {name: _bits(bits, graph, name) for name, bits in entry.get("up", {}).items()}
+        return Calibration(ranges, means, tuple(map(str, entry["notes"])), equalized, up)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path}: its ranges are damaged: {error!r}") from error
+
+
+def _bits(text: str, graph: Graph, name: str) -> Array:
+    """Read a bit for each weight of a kernel.
+
+    Raises:
+        KeyError: the graph has no such kernel.
+        ValueError: the bits aren't as many as its weights.
+    """
+    shape = graph.weights.type(name).shape
+    packed = np.frombuffer(base64.b64decode(text, validate=True), np.uint8)
+    if len(packed) != -(-math.prod(shape) // 8):
+        raise ValueError(f"{name!r} has other weights")
+    return np.unpackbits(packed, count=math.prod(shape)).astype(bool).reshape(shape)
 
 
 def save_recipe(path: Path, recipe: Recipe) -> None:

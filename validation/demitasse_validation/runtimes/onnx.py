@@ -110,6 +110,19 @@ class OnnxRunner:
                 return self._stepped(node)
         return None
 
+    def constant(self, tensor: str) -> Array | None:
+        """Return a tensor that the file holds, as real numbers; None where it holds none of that name."""
+        integers = self._constant(tensor)
+        reader = next((each for each in self._graph.node if tensor in each.input[:1]), None)
+        if integers is None or reader is None or reader.op_type != "DequantizeLinear":
+            return integers
+        scale, zero = (self._constant(name) for name in reader.input[1:3])
+        if scale is None or zero is None:
+            return None
+        axis = next((each.i for each in reader.attribute if each.name == "axis"), 1)
+        steps = Quantization(scale.ravel().astype(np.float32), zero.ravel().astype(np.int64), axis, integers.dtype)
+        return steps.dequantize(integers)
+
     def _constant(self, name: str) -> Array | None:
         from onnx.numpy_helper import to_array
 

@@ -97,6 +97,15 @@ class TfliteRunner:
         """
         return self._tensors[tensor].quantization
 
+    def constant(self, tensor: str) -> Array | None:
+        """Return a tensor that the file holds, as real numbers; None where it holds none of that name."""
+        if tensor not in self._tensors:
+            return None
+        try:
+            return self._tensors[tensor].real(self._deployed)
+        except ValueError:
+            return None  # it is computed, and nothing has been yet
+
     def missing(self, tensors: Iterable[str]) -> dict[str, str]:
         return {name: "the file has no such tensor" for name in tensors if name not in self._tensors}
 

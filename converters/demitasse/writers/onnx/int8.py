@@ -70,7 +70,6 @@ def write_int8(
     document: Document,
     ranges: Mapping[str, Range],
     *,
-    means: Mapping[str, Array] | None = None,
     real: Collection[str] = (),
     opset: int = DEFAULT_OPSET,
     int8_io: bool = False,
@@ -83,7 +82,6 @@ def write_int8(
         path: where the file goes.
         document: what the model says about itself.
         ranges: the smallest and the largest element of each value, as `demitasse.quantize.calibrate` finds them.
-        means: the mean of each value's channels, where biases shall make up for what rounding the kernels shifts.
         real: values of the graph whose nodes compute with real numbers.
         opset: see `demitasse.writers.onnx.write`.
         int8_io: whether inputs and outputs are integers too, of the type that activations have: what stood between
@@ -95,7 +93,7 @@ def write_int8(
     """
     draft = assemble(graph, document, opset)
     dtype = np.dtype(np.int8 if signed else np.uint8)
-    quantization = _Quantization(draft, ranges, means or {}, dtype, frozenset(real))
+    quantization = _Quantization(draft, ranges, dtype, frozenset(real))
     quantization.apply()
     if int8_io:
         quantization.open_ports()
@@ -109,11 +107,10 @@ class _Quantization:
         self,
         draft: Draft,
         ranges: Mapping[str, Range],
-        means: Mapping[str, Array],
         dtype: np.dtype[Any],
         real: Collection[str],
     ) -> None:
-        self.draft, self.ranges, self.means, self.dtype, self.real = draft, ranges, means, dtype, real
+        self.draft, self.ranges, self.dtype, self.real = draft, ranges, dtype, real
         self._readers: dict[str, list[NodeProto]] = {}
         for node in draft.nodes:
             for name in node.input:
@@ -337,9 +334,6 @@ class _Quantization:
         axis = 0 if node.op_type == "Conv" or _transposes(node) else 1
         bias = self._content(node.input[2]) if len(node.input) > 2 and node.input[2] else None
         kernel = _Kernel.of(self._content(initializer.name), axis, bias, float(self._steps(node.input[0]).scale))
-        means = self.means.get(node.input[0])
-        if means is not None and means.size:
-            kernel.shift = _mean_shift(self._content(initializer.name), kernel, means)
         kernel.name = self.draft.fresh(f"{initializer.name}/quantized")
         held = initializer._replace(name=kernel.name, axes=None, content=kernel.integers)
         self.draft.initializers[self._held[initializer.name]].append(held)
@@ -354,8 +348,6 @@ class _Quantization:
         """Store a bias in units of the products: input step times weight step."""
         scales = (kernel.scales * step).astype(np.float32)
         bias = self._content(name).astype(np.float64)
-        if kernel.shift is not None:
-            bias -= kernel.shift
         integers = np.rint(bias / scales).astype(np.int32)
         stored = self._parameter(self.draft.fresh(f"{name}/quantized"), integers)
         return self._dequantize(stored, scales, np.zeros(scales.shape, np.int32))
@@ -363,16 +355,12 @@ class _Quantization:
 
 @dataclass(slots=True)
 class _Kernel:
-    """A kernel in 8 bits: `weight = integer * scale of its channel along axis`.
-
-    `shift` is by how much rounding the kernel changes each channel of the product in the mean.
-    """
+    """A kernel in 8 bits: `weight = integer * scale of its channel along axis`."""
 
     integers: Array
     scales: Array
     axis: int
     name: str = ""
-    shift: Array | None = None
 
     @classmethod
     def of(cls, weights: Array, axis: int, bias: Array | None, step: float) -> _Kernel:
@@ -388,22 +376,6 @@ class _Kernel:
         along = scales.reshape([-1 if place == axis else 1 for place in range(weights.ndim)])
         integers = np.clip(np.rint(weights / along), -LARGEST_WEIGHT, LARGEST_WEIGHT).astype(np.int8)
         return cls(integers, scales, axis)
-
-
-def _mean_shift(weights: Array, kernel: _Kernel, means: Array) -> Array | None:
-    """Return the mean change of each output channel that rounding a kernel makes; None if shapes don't tell.
-
-    The sum over inputs of error times mean, the window's places being alike: Nagel et al., "Data-free quantization
-    through weight equalization and bias correction" (2019), section 4.2.
-    """
-    along = kernel.scales.reshape([-1 if place == kernel.axis else 1 for place in range(weights.ndim)])
-    error = np.moveaxis(kernel.integers * along - weights, kernel.axis, 0)
-    sums = error.reshape(*error.shape[:2], -1).sum(2)
-    groups, rest = divmod(len(means), sums.shape[1])
-    if rest or not groups or len(sums) % groups:
-        return None
-    split = sums.reshape(groups, -1, sums.shape[1])
-    return np.asarray(np.einsum("goi,gi->go", split, means.reshape(groups, -1)).reshape(-1))
 
 
 def _rename(nodes: list[NodeProto], names: Mapping[str, str]) -> None:

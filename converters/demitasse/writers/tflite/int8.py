@@ -20,7 +20,6 @@ import numpy as np
 from demitasse.errors import InvalidGraph
 from demitasse.ir.document import Document
 from demitasse.ir.graph import Graph
-from demitasse.ir.weights import Array
 from demitasse.writers.tflite.assemble import Draft, assemble
 from demitasse.writers.tflite.flatbuffer import Constant, write_flatbuffer
 from demitasse.writers.tflite.statistics import Range, Statistics, prepare
@@ -67,7 +66,6 @@ def write_int8(
     document: Document,
     ranges: Mapping[str, Range],
     *,
-    means: Mapping[str, Array] | None = None,
     real: Collection[str] = (),
     int8_io: bool = False,
 ) -> None:
@@ -78,7 +76,6 @@ def write_int8(
         path: where the file goes.
         document: what the model says about itself.
         ranges: the smallest and the largest element of each tensor, as `demitasse.quantize.calibrate` finds them.
-        means: the mean of each tensor's channels, where biases shall make up for what rounding the kernels shifts.
         real: values of the graph whose nodes compute with real numbers.
         int8_io: whether inputs and outputs are 8-bit integers too.
 
@@ -87,7 +84,7 @@ def write_int8(
         InvalidGraph: the graph isn't lowered for this target, or LiteRT refuses the result.
     """
     draft = assemble(graph, document, integer=True, real=real)
-    statistics = prepare(draft, ranges, means=means) if ranges else {}
+    statistics = prepare(draft, ranges) if ranges else {}
     _write(draft, path, statistics, _recipe(draft, RECIPE, int8_io=int8_io))
 
 
@@ -97,7 +94,6 @@ def write_16x8(
     document: Document,
     ranges: Mapping[str, Range],
     *,
-    means: Mapping[str, Array] | None = None,
     real: Collection[str] = (),
     int8_io: bool = False,
 ) -> None:
@@ -110,7 +106,7 @@ def write_16x8(
         UsageError, InvalidGraph: see `write_int8`.
     """
     draft = assemble(graph, document, integer=True, real=real)
-    statistics = prepare(draft, ranges, means=means, wide=True) if ranges else {}
+    statistics = prepare(draft, ranges, wide=True) if ranges else {}
     _write(draft, path, statistics, _recipe(draft, WIDE_RECIPE, int8_io=int8_io))
 
 

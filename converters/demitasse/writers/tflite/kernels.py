@@ -13,7 +13,7 @@ import numpy as np
 from demitasse.ir.weights import Array
 from demitasse.writers.tflite.model import ModelBuilder, Operator, Tensor
 
-__all__ = ["LEAST_CHANNEL", "PRODUCTS", "Product", "QuantizedKernel", "mean_shift", "product", "quantize_kernel"]
+__all__ = ["LEAST_CHANNEL", "PRODUCTS", "Product", "QuantizedKernel", "product", "quantize_kernel"]
 
 LARGEST = 127
 # No channel's weights get a step that is smaller than this part of the largest one.
@@ -48,15 +48,11 @@ def product(operator: Operator) -> Product | None:
 
 @dataclass(slots=True)
 class QuantizedKernel:
-    """A kernel in 8 bits: `weight = integer * step of its channel`; `steps` has the kernel's rank.
-
-    `shift` is by how much rounding the kernel changes each channel of the product in the mean.
-    """
+    """A kernel in 8 bits: `weight = integer * step of its channel`; `steps` has the kernel's rank."""
 
     integers: Array
     steps: Array
     axis: int
-    shift: Array | None = None
 
     @property
     def largest(self) -> float:
@@ -71,39 +67,12 @@ class QuantizedKernel:
             self.steps = raised
 
 
-def quantize_kernel(model: ModelBuilder, kernel: Tensor, axis: int, means: Array | None = None) -> QuantizedKernel:
-    """Round a kernel to 8 bits; a channel of zeros gets the step 0.
-
-    `means` are those of the data's channels, for the shift.
-    """
+def quantize_kernel(model: ModelBuilder, kernel: Tensor, axis: int) -> QuantizedKernel:
+    """Round a kernel to 8 bits; a channel of zeros gets the step 0."""
     weights = np.asarray(model.content(kernel), np.float32)
     others = tuple(place for place in range(weights.ndim) if place != axis)
     bounds = np.maximum(weights.max(axis=others, keepdims=True), -weights.min(axis=others, keepdims=True))
     steps = (bounds / LARGEST).astype(np.float32)
     inverse = np.divide(1, steps, out=np.zeros_like(steps), where=steps > 0)
     integers = np.clip(np.rint(weights * inverse), -LARGEST, LARGEST).astype(np.int8)
-    shift = None if means is None else mean_shift(integers * steps - weights, means, axis)
-    return QuantizedKernel(integers, steps, axis, shift)
-
-
-def mean_shift(error: Array, means: Array, axis: int) -> Array | None:
-    """Return the mean change of each output channel that an error of the kernel makes; None if shapes don't tell.
-
-    The sum over inputs of error times mean, the window's places being alike: Nagel et al., "Data-free quantization
-    through weight equalization and bias correction" (2019), section 4.2.
-
-    Args:
-        error: `[out, ..., in of a group]`, or `[1, ..., out]` of a depthwise convolution, whose axis is the last.
-        means: `[in]`.
-        axis: that of the output channels.
-    """
-    if axis == error.ndim - 1 and error.ndim > 2:
-        sums = error.reshape(-1, error.shape[-1]).sum(0)
-        times, rest = divmod(len(sums), len(means) or 1)
-        return None if rest or not times else sums * np.repeat(means, times)
-    sums = error.reshape(error.shape[0], -1, error.shape[-1]).sum(1)
-    groups, rest = divmod(len(means), sums.shape[1])
-    if rest or not groups or len(sums) % groups:
-        return None
-    split = sums.reshape(groups, -1, sums.shape[1])
-    return np.asarray(np.einsum("goi,gi->go", split, means.reshape(groups, -1)).reshape(-1))
+    return QuantizedKernel(integers, steps, axis)

@@ -16,10 +16,7 @@ anyway.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
-from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -50,25 +47,21 @@ SAME_STEP = frozenset(
 SUMS = frozenset({"ADD", "SUB"})
 
 
-def prepare(
-    draft: Draft, ranges: Mapping[str, Range], *, means: Mapping[str, Array] | None = None, wide: bool = False
-) -> Statistics:
+def prepare(draft: Draft, ranges: Mapping[str, Range], *, wide: bool = False) -> Statistics:
     """Store a draft's kernels as integers, and return the range of each tensor in the words of ai-edge-quantizer.
 
     Args:
         draft: a model whose operations are spelled for integers; its kernels are replaced.
         ranges: the measured range of each real tensor that isn't constant.
-        means: the mean of each tensor's channels, where biases shall make up for what rounding the kernels shifts.
         wide: whether activations are 16-bit integers, symmetric around zero, which XNNPACK has no operators for.
 
     Raises:
         UsageError: a tensor has no range.
     """
-    net = _Net(draft, ranges, means or {}, wide=wide)
+    net = _Net(draft, ranges, wide=wide)
     for _ in range(0 if wide else 2):  # what a sum widens may feed an operator before it
         for operator in net.operators:
             net.widen(operator)
-    net.correct_biases()
     net.store_kernels()
     return net.statistics()
 
@@ -76,7 +69,7 @@ def prepare(
 class _Net:
     """The operators of a model that compute with integers, and the range of each of their tensors."""
 
-    def __init__(self, draft: Draft, ranges: Mapping[str, Range], means: Mapping[str, Array], *, wide: bool) -> None:
+    def __init__(self, draft: Draft, ranges: Mapping[str, Range], *, wide: bool) -> None:
         model = draft.model
         self.wide = wide
         self.model = model
@@ -86,12 +79,9 @@ class _Net:
         if missing:
             raise UsageError(f"{len(missing)} tensors have no range, {missing[0]!r} for one: calibrate this net anew")
         self._kernels: dict[Tensor, QuantizedKernel] = {}
-        uses = Counter(operands.kernel for operands in filter(None, map(product, self.operators)))
-        for operator, operands in [(each, product(each)) for each in self.operators]:
-            if operands is not None and operands.kernel not in self._kernels:
-                corrected = operator.code != "TRANSPOSE_CONV" and uses[operands.kernel] == 1
-                mean = means.get(operands.data.name) if corrected else None
-                self._kernels[operands.kernel] = quantize_kernel(model, operands.kernel, operands.axis, mean)
+        for operands in filter(None, map(product, self.operators)):
+            if operands.kernel not in self._kernels:
+                self._kernels[operands.kernel] = quantize_kernel(model, operands.kernel, operands.axis)
         self._ranges: dict[Tensor, Range] = {
             tensor: self._extremes(tensor) if model.is_constant(tensor) else ranges[tensor.name]
             for tensor in real
@@ -153,21 +143,6 @@ class _Net:
         if operator.code in SUMS:
             for tensor in data:
                 self._raise(tensor, self.step(result) / MOST_BEHIND)
-
-    def correct_biases(self) -> None:
-        """Take from each bias what rounding the kernel adds to the product in the mean."""
-        corrected: dict[int, Operator] = {}
-        for operator in self.operators:
-            operands = product(operator)
-            shift = self._kernels[operands.kernel].shift if operands is not None else None
-            if operands is not None and shift is not None:
-                bias = (self.model.content(operands.bias) - shift).astype(np.float32)
-                name = f"{operands.bias.name}/corrected"
-                tensor = self.model.constant(name, operands.bias.type, partial(np.asarray, bias))
-                inputs = tuple(tensor if each is operands.bias else each for each in operator.inputs)
-                corrected[id(operator)] = replace(operator, inputs=inputs)
-        for operators in (self.operators, self.model.operators):
-            operators[:] = [corrected.get(id(operator), operator) for operator in operators]
 
     def store_kernels(self) -> None:
         """Give each channel a step that its bias can be stored with, and let the model hold the integers."""
