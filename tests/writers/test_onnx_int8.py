@@ -13,8 +13,8 @@ from cases import CASES, Case, case
 from demitasse.errors import UsageError
 from demitasse.ir.document import Document, describe
 from demitasse.ir.evaluate import evaluate
-from demitasse.ir.graph import Graph
-from demitasse.ir.ops import Layout, RoiMaxPool
+from demitasse.ir.graph import Graph, Origin
+from demitasse.ir.ops import Concat, Conv, Layout, Padding, RoiMaxPool, TensorType
 from demitasse.ir.weights import Array
 from demitasse.quantize.calibrate import calibrate, observe
 from demitasse.quantize.engines import EngineKind
@@ -95,6 +95,26 @@ def test_values_keep_their_names_and_weights_a_quarter(tmp_path: Path) -> None:
     assert graph.values.keys() <= made
     assert all(each.data_type != onnx.TensorProto.FLOAT for each in model.graph.initializer if len(each.dims) == 4)
     assert read_document(path) == document_of(graph)
+
+
+def test_parts_of_a_concatenation_have_its_step(tmp_path: Path) -> None:
+    import onnx
+
+    graph, random = Graph("parts"), np.random.default_rng(5)
+    value = graph.add_input("x", TensorType((1, 4, 5, 5)))
+    op, names = Conv((1, 1), (1, 1), (Padding(0, 0),) * 2), [value]
+    for place, size in enumerate((1.0, 9.0, 3.0)):
+        kernel = graph.add_weight(f"kernel{place}", random.normal(0, size, (4, 4, 1, 1)).astype(np.float32))
+        names.append(graph.add(op, [value, kernel], f"part{place}", Origin(f"part{place}", "Convolution")))
+    graph.add(Concat(1), names[:3], "inner", Origin("inner", "Concat"))
+    graph.add(Concat(1), ["inner", "part2"], "outer", Origin("outer", "Concat"))
+    kernel = graph.add_weight("last", random.normal(0, 1, (2, 16, 1, 1)).astype(np.float32))
+    graph.outputs.append(graph.add(op, ["outer", kernel], "y", Origin("y", "Convolution")))
+    path = quantized(graph, tmp_path / "net.onnx", {"x": random.normal(0, 1, (1, 4, 5, 5)).astype(np.float32)})
+    steps = {node.name: node.input[1] for node in onnx.load(path).graph.node if node.op_type == "QuantizeLinear"}
+    shared = {steps[f"{name}/QuantizeLinear"] for name in ("part0", "part1", "part2", "inner", "outer")}
+    assert len(shared) == 1
+    assert steps["x/QuantizeLinear"] not in shared
 
 
 def test_some_nodes_stay_real(tmp_path: Path) -> None:

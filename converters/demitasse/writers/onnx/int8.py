@@ -120,6 +120,7 @@ class _Quantization:
         self._roots: dict[str, str] = {}
         integer = self._integer_nodes()
         self._integer = set(map(id, integer))
+        self._join_parts(integer)
         self.stored = self._stored_values(integer)
         self._check_ranges()
         self._made: list[NodeProto] = []
@@ -149,6 +150,14 @@ class _Quantization:
             elif node.op_type in CUTS and node.input[0] in made:
                 made.add(node.output[0])
         return integer
+
+    def _join_parts(self, integer: list[NodeProto]) -> None:
+        """Give what is read by a concatenation alone the step of its result, so that it is rounded once."""
+        for node in reversed([each for each in integer if each.op_type == "Concat"]):
+            for name in node.input:
+                alone = len(self._readers[name]) == 1 and name not in self.draft.graph.outputs
+                if alone and name not in self._roots and name not in self.draft.graph.inputs:
+                    self._roots[name] = self._root(node.output[0])
 
     def _is_product(self, node: NodeProto) -> bool:
         """Tell whether a node sums products of a value and a constant kernel, in a form that has an 8-bit kernel."""
