@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import permutations
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -28,6 +27,10 @@ SLACK = 1e-3
 
 # How far, in steps, weights may have moved in the mean where there are many: nothing moves them one way.
 MOST_SHIFTED, MANY = 0.2, 256
+
+# How formats order the axes of a kernel, by their number: as the source does, TFLite's [out, height, width, in], its
+# [1, height, width, out] of a depthwise convolution, and a matrix either way.
+ORDERS = {4: ((0, 1, 2, 3), (0, 3, 1, 2), (3, 0, 1, 2)), 3: ((0, 1, 2),), 2: ((0, 1), (1, 0))}
 
 # What writers add to the name of a kernel for its integers.
 SUFFIXES = ("", "/quantized")
@@ -65,6 +68,8 @@ class StoredKernels:
             if sound.sum() > most:
                 most = int(sound.sum())
                 best = np.where(sound.reshape(-1, *[1] * (weight.ndim - 1)), stored, nearest)
+            if most == len(weight):
+                break
         return best
 
     def _orders(self, name: str, weight: Array) -> Iterator[Array]:
@@ -72,7 +77,7 @@ class StoredKernels:
         stored = next((found for each in SUFFIXES if (found := self.runner.constant(name + each)) is not None), None)
         if stored is None or stored.size != weight.size:
             return
-        for axes in permutations(range(stored.ndim)):
+        for axes in ORDERS.get(stored.ndim, ()):
             turned = stored.transpose(axes)
             if [each for each in turned.shape if each > 1] == [each for each in weight.shape if each > 1]:
                 yield turned.reshape(weight.shape).astype(np.float64)
@@ -84,8 +89,9 @@ def _sound_rows(stored: Array, weight: Array) -> Array:
     peak = np.abs(weight).max(1, initial=0.0)
     step = np.where(peak > 0, peak, 1.0) / LARGEST
     moved = (stored - weight) / step[:, None]
-    if moved.size >= MANY and abs(moved.mean()) > MOST_SHIFTED:
-        return np.zeros(len(weight), bool)
     near = np.abs(moved).max(1, initial=0.0) <= 1 + SLACK
     reaches = np.abs(np.abs(stored).max(1, initial=0.0) - peak) <= SLACK * step
-    return np.asarray(near & reaches)
+    sound = near & reaches
+    if sound.sum() * moved.shape[1] >= MANY and abs(moved[sound].mean()) > MOST_SHIFTED:
+        return np.zeros(len(weight), bool)
+    return np.asarray(sound)
