@@ -54,6 +54,7 @@ from demitasse.ir.ops import (
     Unary,
 )
 from demitasse.ir.weights import Array
+from demitasse.quantize.kernels import mean_shift
 from demitasse.targets import TARGETS, simplify, written_out
 from demitasse_validation.local_error import CLOSE, LOOSE, OVERSHOOT, WIDE, WIDE_RANGE, Chance, LocalError, Step
 from demitasse_validation.metrics import METRICS, Sums
@@ -167,7 +168,8 @@ class Locals:
                 steps.get(name),
                 self._allowed(name, nodes, steps, fed, axes),
                 imprecise=WIDE_SHARE if self.precision.activations == 16 else 0.0,
-                corrected=corrected and name in steps,
+                corrected=corrected and name in steps and any(map(_is_product, nodes)),
+                has_product=any(map(_is_product, nodes)),
                 chance=self._chance(nodes, fed) if name in steps else None,
                 is_composed=self._is_composed(nodes, fed),
             )
@@ -182,8 +184,7 @@ class Locals:
             if self.errors[name].is_composed
             for node in nodes
         }
-        # Where results are told to less than an 8-bit step, what biases are corrected by is many of their steps.
-        self._finely_corrected = corrected and (self.precision.activations > 8 or not nets.keys() <= steps.keys())
+        self._corrected = corrected
         self._coarse = frozenset(steps) if self.precision.activations <= 8 else frozenset()
         self._steps = fed
         self._copied = copied
@@ -326,7 +327,8 @@ class Locals:
                     continue
                 if np.isfinite(result).all():
                     excused = slack + HIDDEN_TIMES * _distance(result, rounded)
-                    excused += 0.0 if name in self._coarse else shifts.get(name, 0.0)
+                    shifted = shifts.get(name, 0.0)
+                    excused += 0.0 if name in self._coarse else shifted  # many of the steps of 16 bits, few of 8
                     place = node.outputs.index(name)
                     candidates = [(_real(result), excused)] + [
                         (_real(evaluate_node(node.op, changed)[place]), 0.0)
@@ -334,7 +336,8 @@ class Locals:
                     ]
                     distances = [_distance(other, array) - slack for array, slack in candidates]
                     expected, excused = candidates[distances.index(min(distances))]
-                    self.errors[name].add(expected, _real(other), excused, self._at_ends(node, name, operands, result))
+                    at_ends = self._at_ends(node, name, operands, result)
+                    self.errors[name].add(expected, _real(other), excused, at_ends, shifted)
                 values[name] = _real(read.get(name, other))
             for name in {*node.inputs, *node.outputs}:
                 if self._last[name] is node:
@@ -400,11 +403,11 @@ class Locals:
     ) -> Iterator[Sequence[Array]]:
         """Yield what a node may have computed from instead, where the artifact doesn't tell.
 
-        A real tensor that stands beside its integers is read by some in one form and by some in the other; a product of
-        real numbers may have a real kernel.
+        A real tensor that stands beside its integers is read by some in one form and by some in the other, products of
+        integers aside; a product of real numbers may have a real kernel.
         """
         names = node.inputs
-        if self._copied.intersection(names) and not _is_product(node):
+        if self._copied.intersection(names) and not isinstance(node.op, self.precision.products):
             yield [
                 _real(given[n]) if n in self._copied and n in given else o for n, o in zip(names, operands, strict=True)
             ]
@@ -433,16 +436,17 @@ class Locals:
 
     def _shifted(self, node: Node, operands: Sequence[Array], shifts: Mapping[str, float]) -> float:
         """Say by how much corrected biases may shift a result, from products inside of its layer."""
-        if not self._finely_corrected:
+        if not self._corrected:
             return 0.0
         inside = sum(shifts.get(name, 0.0) for name in node.inputs if name not in self.errors)
         if not isinstance(node.op, Conv | Dense) or node.inputs[1] not in self.graph.weights:
             return inside
-        changed = operands[1] - self.graph.weights[node.inputs[1]].astype(np.float64)
-        (result,) = evaluate_node(node.op, [operands[0], changed])
-        axis = node.op.layout.channel_axis(result.ndim) if isinstance(node.op, Conv) else result.ndim - 1
-        others = tuple(place for place in range(result.ndim) if place != axis)
-        return inside + CORRECTIONS * float(np.abs(result.mean(axis=others)).max(initial=0))
+        data, kernel = operands[:2]
+        axis = node.op.layout.channel_axis(data.ndim) if isinstance(node.op, Conv) else data.ndim - 1
+        means = data.mean(axis=tuple(place for place in range(data.ndim) if place != axis))
+        groups = node.op.groups if isinstance(node.op, Conv) else 1
+        shift = mean_shift(kernel - self.graph.weights[node.inputs[1]], means, groups)
+        return inside if shift is None else inside + CORRECTIONS * float(np.abs(shift).max(initial=0))
 
     def _propagate(self, feeds: Mapping[str, Array], reference: Mapping[str, Array]) -> None:
         """Run the whole net with every tensor and weight rounded as the artifact stores it, and nothing else wrong."""

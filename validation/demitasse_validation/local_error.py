@@ -103,15 +103,15 @@ class Scatter:
             return f"alone its channel {worst} is off by {shift[worst]:+.2g} steps throughout, rounding by none"
         return ""
 
-    def fault(self, allowed: float) -> str:
-        """Say what a constant for each channel does not explain."""
+    def fault(self, allowed: float, shifted: float = 0.0) -> str:
+        """Say what a constant for each channel, of MOST_SHIFTED steps or so many more, does not explain."""
         count = np.asarray(self.count, np.float64)
         seen = count >= 2
         if not seen.any():
             return ""
         some = np.maximum(count, 1)
         shift = np.where(seen, self.error / some, 0.0)
-        if np.abs(shift).max() > max(MOST_SHIFTED, allowed):
+        if np.abs(shift).max() > max(MOST_SHIFTED, allowed, shifted):
             worst = int(np.abs(shift).argmax())
             return f"alone its channel {worst} is off by {shift[worst]:+.3g} steps, more than biases are corrected by"
         spread = np.where(seen, np.maximum(self.most - shift, shift - self.least), 0.0)
@@ -183,7 +183,8 @@ class LocalError:
     stands out, and `whole` does so for all channels together; `saturated` counts what lies far outside of what the
     tensor can hold. `propagated` measures what rounding alone does to the blob in a whole net. `scatter` tells whether
     errors look like those of rounding, as far as `chance` asks for that; it takes the place of `largest` and `gain`
-    where the artifact's biases were `corrected`.
+    where the artifact's biases were `corrected`, by `shifted` at most. Without a product nothing is summed up, and what
+    integers are off by repeats itself as they do.
     """
 
     axis: int
@@ -195,6 +196,8 @@ class LocalError:
     propagated: Sums = field(default_factory=Sums)
     scatter: Scatter = field(default_factory=Scatter)
     corrected: bool = False
+    has_product: bool = True
+    shifted: float = 0.0
     chance: Chance | None = None
     gain: Array | float = 0.0
     values: Array | float = 0.0
@@ -204,12 +207,20 @@ class LocalError:
     imprecise: float = 0.0
     whole: Gain = field(default_factory=Gain)
 
-    def add(self, expected: Array, given: Array, excused: float = 0.0, at_ends: Array | None = None) -> None:
+    def add(
+        self,
+        expected: Array,
+        given: Array,
+        excused: float = 0.0,
+        at_ends: Array | None = None,
+        shifted: float = 0.0,
+    ) -> None:
         """Measure one result against what the layer should have made of its inputs.
 
-        `excused` is how far rounding inside may move it; of the elements `at_ends` inner ranges may have cut some more.
+        `excused` is how far rounding inside may move it; of the elements `at_ends` inner ranges may have cut some more;
+        `shifted` is by how much its bias may have been corrected.
         """
-        self.excused = max(self.excused, excused)
+        self.excused, self.shifted = max(self.excused, excused), max(self.shifted, shifted)
         if self.step is None:
             self.sums += Sums.of(expected, given)
             return
@@ -227,7 +238,11 @@ class LocalError:
         value = np.moveaxis(expected / self.step.size, self.axis, 0).reshape(rows)
         low, high = self.step.low / self.step.size + 0.5, self.step.high / self.step.size - 0.5
         held = value + error
-        self.scatter.add(error, value, (value > low) & (value < high) & (held > low) & (held < high))
+        inside = (value > low) & (value < high) & (held > low) & (held < high)
+        if self.corrected:  # what an activation cuts at zero, here or there, hides by how much biases were shifted
+            hidden = max(MOST_SHIFTED, (self.allowed or 0.0) + excused / self.step.size, shifted / self.step.size)
+            inside &= ((value != 0) & (held != 0)) | (np.abs(error) > hidden)
+        self.scatter.add(error, value, inside)
         if self.corrected:
             return
         self.whole.add(error, value)
@@ -263,16 +278,19 @@ class LocalError:
                 f"alone it can't hold {self.saturated} of its {self.sums.count} numbers: its integers end before them"
             )
         if self.corrected:
-            return self.scatter.fault(allowed)
+            return self.scatter.fault(allowed, self.shifted / self.step.size)
         if not self.largest <= allowed:
             return f"alone it is off by {self.largest:.3g} steps of its integers, rounding explains {allowed:.3g}"
         values = np.maximum(self.values, 1e-12)
         factor = np.asarray(self.gain / values)
         wrong = (np.abs(factor * self.peak) > GAIN_STEPS) & (np.abs(factor) > self.imprecise)
         wrong &= np.abs(factor) * np.sqrt(values) > GAIN_SIGMAS * ROUNDING
-        if not self.is_composed and wrong.any():
+        if self.has_product and not self.is_composed and wrong.any():
             worst = int(np.abs(np.where(wrong, factor * self.peak, 0)).argmax())
             return f"alone its channel {worst} is {100 * factor.ravel()[worst]:+.2g} % too large throughout"
         if self.chance is None or (self.excused and self.chance not in {CLOSE, WIDE}):
             return ""
-        return self.scatter.unlikely(self.chance) or self.whole.unlikely(self.chance, float(np.max(self.peak)))
+        unlikely = self.scatter.unlikely(self.chance)
+        if unlikely or not self.has_product:
+            return unlikely
+        return self.whole.unlikely(self.chance, float(np.max(self.peak)))

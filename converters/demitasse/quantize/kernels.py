@@ -34,7 +34,7 @@ from demitasse.ir.graph import Graph, Node
 from demitasse.ir.ops import Conv, Dense
 from demitasse.ir.weights import Array
 
-__all__ = ["Moments", "RoundedKernel", "round_kernels", "round_up", "with_rounded"]
+__all__ = ["Moments", "RoundedKernel", "mean_shift", "round_kernels", "round_up", "with_rounded"]
 
 Numbers = npt.NDArray[np.float64]
 
@@ -317,12 +317,18 @@ def _rounded(graph: Graph, node: Node, up: Array | None, means: Mapping[str, Arr
     integers = np.clip(integers, -LARGEST, LARGEST).astype(np.int8)
     mean = means.get(node.inputs[0])
     groups = node.op.groups if isinstance(node.op, Conv) else 1
-    shift = None if mean is None else _shift(integers * steps - kernel, mean, groups)
+    shift = None if mean is None else mean_shift(integers * steps - kernel, mean, groups)
     return RoundedKernel(integers, steps, shift)
 
 
-def _shift(error: Array, means: Array, groups: int) -> Array | None:
-    """Return the mean change of each row's result: the sum of error times mean, a window's places being alike."""
+def mean_shift(error: Array, means: Array, groups: int) -> Array | None:
+    """Return the mean change of each row's result: the sum of error times mean, a window's places being alike.
+
+    Args:
+        error: what a kernel is off by, `[out, in / groups, ...]`.
+        means: the mean of each channel that it reads, `[in]`.
+        groups: of the product. None is returned where the shapes don't fit it.
+    """
     sums = error.reshape(*error.shape[:2], -1).sum(2)
     if len(means) != groups * sums.shape[1]:
         return None
