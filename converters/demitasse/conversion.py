@@ -34,9 +34,11 @@ from demitasse.route import ROUTE, WRITES, KerasNet, mark, write
 from demitasse.samples import Samples, from_path
 from demitasse.targets import TARGETS, Target, lower, simplify, target_of
 
-__all__ = ["DEFAULT_TARGETS", "Artifact", "Manifest", "Step", "convert"]
+__all__ = ["DEFAULT_TARGETS", "MANIFEST", "Artifact", "Manifest", "Step", "convert"]
 
 DEFAULT_TARGETS = ("onnx", "tflite", "savedmodel")
+MANIFEST = "demitasse.json"
+"""What the manifest is called in the folder that it describes."""
 WEIGHTS = "weights"
 WEIGHT_SUFFIXES = (".safetensors", ".npz")
 
@@ -252,7 +254,7 @@ def convert(
             diagnoses=diagnoses,
         )
         if planned[0].path != out:
-            (staging / "demitasse.json").write_text(manifest.to_json() + "\n", "utf-8")
+            (staging / MANIFEST).write_text(manifest.to_json() + "\n", "utf-8")
         _move_all(staging, out, single=planned[0].path == out)
     if quantization.recipe is not None and diagnoses:
         save_recipe(quantization.recipe, Recipe({name: each.chosen.real for name, each in diagnoses.items()}))

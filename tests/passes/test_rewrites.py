@@ -229,6 +229,14 @@ def test_the_batch_can_be_changed_unless_a_layer_is_written_for_one(batch: int) 
         with_batch(stuck, batch)
 
 
+def test_a_batch_that_is_cut_in_two_cannot_become_one_sample() -> None:
+    s = Sketch(2, 3, 4, 4)
+    left = s.layer(ops.Slice((0,), (0,), (1,)), ["data"], "left")
+    right = s.layer(ops.Slice((0,), (1,), (2,)), ["data"], "right")
+    graph = s.done(s.layer(ADD, [left, right], "sum"))
+    assert "'right'" in (can_change_batch(graph) or "")
+
+
 def test_the_columns_of_a_dense_are_permuted_as_the_image_is() -> None:
     kernel: Array = np.arange(12, dtype=np.float32).reshape(1, 12)
     graph = Graph("columns")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from onnx import TensorProto, helper, numpy_helper
 
+import caffe_encoder as encode
 from demitasse.errors import MalformedModel, MissingDependency, UsageError
 from demitasse.readers import read
 from demitasse_validation.inputs import Step
@@ -21,7 +23,7 @@ from demitasse_validation.runtimes import Runner, TensorSpec, open_runner
 from demitasse_validation.runtimes.evaluator import EvaluatorRunner
 from demitasse_validation.runtimes.onnx import OnnxRunner
 from demitasse_validation.runtimes.opencv import OpenCvRunner
-from demitasse_validation.runtimes.pycaffe import PyCaffeRunner
+from demitasse_validation.runtimes.pycaffe import PyCaffeRunner, is_installed
 from demitasse_validation.runtimes.tflite import Quantization, TfliteRunner
 from demitasse_validation.tolerances import DEFAULT
 from demitasse_validation.truth import Truth
@@ -259,6 +261,50 @@ def test_what_opencv_is_known_to_misread_is_no_opinion(golden: Path, name: str, 
     assert np.abs(net.forward() - expected).max() > 0.01
 
 
+@pytest.mark.parametrize(
+    ("kind", "parameters", "blobs", "reason"),
+    [
+        (
+            "Deconvolution",
+            "convolution_param { num_output: 4 kernel_size: 3 dilation: 2 }",
+            [(6, 4, 3, 3), (4,)],
+            "`dilation`",
+        ),
+        ("LRN", "lrn_param { local_size: 3 alpha: 0.5 k: 2 }", [], "`k` of LRN"),
+        ("MVN", "mvn_param { eps: 0.1 }", [], "`eps` of MVN"),
+        ("Scale", 'bottom: "factors" scale_param { axis: 0 bias_term: true }', [(1, 6)], "two bottoms"),
+        ("Slice", 'top: "z" slice_param { slice_dim: 2 slice_point: 1 }', [], "`slice_dim`"),
+        ("Concat", 'bottom: "data" concat_param { concat_dim: 2 }', [], "`concat_dim`"),
+    ],
+)
+def test_a_layer_that_opencv_is_known_to_misread_is_no_opinion(
+    kind: str, parameters: str, blobs: list[tuple[int, ...]], reason: str, tmp_path: Path
+) -> None:
+    """As above, on nets of one layer."""
+    cv2 = pytest.importorskip("cv2")
+    source, weights = tmp_path / "net.prototxt", tmp_path / "net.caffemodel" if blobs else None
+    entries = {"data": (1, 6, 5, 4), "factors": (1, 6)} if "factors" in parameters else {"data": (1, 6, 5, 4)}
+    for name, shape in entries.items():
+        dims = " ".join(f"dim: {size}" for size in shape)
+        with source.open("a") as file:
+            file.write(f'layer {{ name: "{name}" type: "Input" top: "{name}" input_param {{ shape {{ {dims} }} }} }}\n')
+    with source.open("a") as file:
+        file.write(f'layer {{ name: "y" type: "{kind}" bottom: "data" top: "y" {parameters} }}\n')
+    random = np.random.default_rng(0)
+    if weights is not None:
+        drawn = [random.uniform(1, 2, shape).astype("f4") for shape in blobs]
+        encoded = [encode.blob(array.shape, encode.packed(array)) for array in drawn]
+        weights.write_bytes(encode.net(encode.layer("y", kind, *encoded)))
+    graph = read(source, weights)
+    assert reason in OpenCvRunner(source, weights, graph).missing(["y"])["y"]
+    feeds = {name: random.uniform(1, 2, shape).astype("f4") for name, shape in entries.items()}
+    net = cv2.dnn.readNetFromCaffe(str(source), str(weights or ""))
+    for name, array in feeds.items():
+        net.setInput(array, name)
+    expected, found = EvaluatorRunner(graph).run(feeds)["y"], net.forward("y")
+    assert found.shape != expected.shape or np.abs(found - expected).max() > 0.01
+
+
 @pytest.mark.parametrize("name", ["conv_3d_nd", "conv_two_bottoms"])
 def test_convolutions_that_are_not_called_like_their_tops(golden: Path, name: str) -> None:
     pytest.importorskip("cv2")
@@ -362,7 +408,8 @@ class FakeNet:
 
 @pytest.fixture
 def fake_caffe(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = SimpleNamespace(Net=FakeNet, TEST=1, set_mode_cpu=lambda: None, __version__="1.0.0", __spec__=object())
+    spec = ModuleSpec("caffe", None, origin="caffe/__init__.py")
+    module = SimpleNamespace(Net=FakeNet, TEST=1, set_mode_cpu=lambda: None, __version__="1.0.0", __spec__=spec)
     monkeypatch.setitem(sys.modules, "caffe", module)
 
 
@@ -403,3 +450,10 @@ def test_pycaffe_that_is_not_installed_is_named(golden: Path, monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "caffe", None)
     with pytest.raises(MissingDependency, match="'caffe', which is not installed"):
         PyCaffeRunner(source, weights, graph)
+
+
+def test_a_folder_called_caffe_is_no_pycaffe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "caffe" / "python").mkdir(parents=True)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "caffe", raising=False)
+    assert not is_installed()

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from cases import CASES, Case, case
+from cases import CASES, Case, Sketch, case
 from demitasse import __version__
 from demitasse.errors import InvalidGraph, MalformedModel, UsageError
 from demitasse.ir.document import Document, describe
@@ -182,6 +182,14 @@ def test_offences_are_all_channels_last_operations(one: Case) -> None:
         if isinstance(node.op, SpatialOp) and node.op.layout is Layout.CHANNELS_LAST
     ]
     assert [offence.where for offence in offences(one.graph)] == refused
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(0.0, 0.75), (0.1, 0.0)])
+def test_a_normalization_that_the_runtime_refuses_is_an_offence(alpha: float, beta: float) -> None:
+    sketch = Sketch("lrn")
+    sketch.add(Lrn(3, alpha, beta, 1.0), [sketch.image(4, 3, 3)])
+    (offence,) = offences(sketch.done().graph)
+    assert "ONNX Runtime takes none but positive ones" in offence.reason
 
 
 # --- the model's structure --------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from demitasse.ir.ops import (
     Coordinates,
     Dense,
     DType,
+    Elu,
     Interpolation,
     Layout,
     Lrn,
@@ -144,6 +145,16 @@ def _others() -> Iterator[Case]:
     split = sketch.add(Reshape((0, -1, 1)), [square], "split")
     weights = [sketch.weight("y/kernel", 2, 1), sketch.weight("y/bias", 2)]
     sketch.add(Dense(), [split, *weights])
+    yield sketch.done()
+    # TensorFlow's optimizer would take the gate for the scale of a normalization.
+    sketch = Sketch("gated_elu")
+    total = sketch.add(
+        Binary(BinaryFunction.ADD), [sketch.input(2, 4, name="a"), sketch.input(2, 4, name="b")], "total"
+    )
+    product = sketch.add(Dense(), [total, sketch.weight("w", 5, 4), sketch.weight("bias", 5)], "product")
+    gated = sketch.add(Binary(BinaryFunction.MUL), [sketch.input(2, 5, name="gate"), product], "gated")
+    moved = sketch.add(Binary(BinaryFunction.ADD), [sketch.input(2, 5, name="shift"), gated], "moved")
+    sketch.add(Elu(), [moved])
     yield sketch.done()
     sketch = Sketch("clip_nothing")
     sketch.add(Clip(-np.inf, np.inf), [sketch.input(2, 3)])

@@ -196,6 +196,18 @@ def test_an_activation_that_the_quantizer_does_not_know_computes_with_integers(o
     assert {"y0", "y1", "y2"} <= {detail["name"] for detail in interpreter.get_tensor_details()}
 
 
+@pytest.mark.parametrize("op", [LeakyRelu(0.1), Elu()], ids=["leaky_relu", "elu"])
+def test_an_activation_that_the_quantizer_does_not_know_gives_integers_to_the_port(op: AnyOp, tmp_path: Path) -> None:
+    graph, x = chain((1, 5, 5, 4), (op, {})), uniform(1, 5, 5, 4)
+    interpreter = opened(quantized(graph, tmp_path / "net.tflite", {"x": x}, int8_io=True))
+    (source,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
+    assert [(port["name"], port["dtype"]) for port in (source, result)] == [("x", np.int8), ("y0", np.int8)]
+    step, zero = source["quantization"]
+    found = run(interpreter, {"x": np.clip(np.rint(x / step) + zero, -128, 127).astype(np.int8)})["y0"]
+    step, zero = result["quantization"]
+    assert decibels((found.astype(np.float32) - zero) * step, evaluate(graph, {"x": x})["y0"]) > 38
+
+
 @pytest.mark.parametrize("slope", [0.25, 1.75])
 def test_slopes_on_either_side_of_one_are_kept(slope: float, tmp_path: Path) -> None:
     slopes = np.array([0.5, slope, -0.25], np.float32)

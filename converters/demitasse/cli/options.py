@@ -29,19 +29,18 @@ __all__ = [
 ]
 
 
-MANIFEST = "demitasse.json"
-
-
 def artifacts(given: Sequence[Path]) -> list[Path]:
     """Return artifacts; a folder that a conversion wrote stands for those in it, and its manifest for nothing.
 
     Raises:
         UsageError: nothing is left, or a manifest can't be read.
     """
+    from demitasse.conversion import MANIFEST
+
     found: list[Path] = []
     for path in given:
         if (path / MANIFEST).is_file():
-            found += _listed(path)
+            found += _listed(path / MANIFEST)
         elif path.name != MANIFEST:  # which `out/*` names too
             found.append(path)
     if not found:
@@ -49,13 +48,13 @@ def artifacts(given: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _listed(folder: Path) -> list[Path]:
+def _listed(manifest: Path) -> list[Path]:
     """Return what a manifest lists; a file of weights alone computes nothing."""
     try:
-        listed = json.loads((folder / MANIFEST).read_text("utf-8"))["artifacts"]
-        return [folder / Path(each["path"]).name for each in listed if each["target"] != "weights"]
+        listed = json.loads(manifest.read_text("utf-8"))["artifacts"]
+        return [manifest.with_name(Path(each["path"]).name) for each in listed if each["target"] != "weights"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{folder / MANIFEST}: this is no manifest of a conversion") from error
+        raise UsageError(f"{manifest}: this is no manifest of a conversion") from error
 
 
 def add_source(parser: argparse.ArgumentParser) -> None:

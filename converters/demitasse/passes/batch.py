@@ -10,8 +10,9 @@ from demitasse.ir.ops import Shape, ShapeError
 
 __all__ = ["batched_shapes", "can_change_batch", "with_batch"]
 
-# Two batches that no layer's own size is likely to equal: a literal batch in a Reshape then can't pass by luck.
-PROBES = (61, 127)
+# One sample, which a layer that cuts the batch can't take; and two batches that no layer's own size is likely to equal:
+# a literal batch in a Reshape then can't pass by luck.
+PROBES = (1, 61, 127)
 
 
 def batched_shapes(graph: Graph, batch: int) -> dict[str, Shape]:

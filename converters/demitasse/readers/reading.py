@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from fractions import Fraction
 from typing import NamedTuple
 
 from demitasse.ir.graph import Graph, Origin, infer_types, live_names
-from demitasse.ir.ops import ShapeError
+from demitasse.ir.ops import Shape, ShapeError
 
 __all__ = ["Reading", "Trap", "drop_dead_nodes", "holds_for_other_batches", "unknown_output"]
 
@@ -45,26 +46,33 @@ def drop_dead_nodes(graph: Graph) -> None:
 
 
 def holds_for_other_batches(graph: Graph) -> bool:
-    """Tell whether the graph still fits when the first dimension of every input is two or three times as large.
+    """Tell whether the graph still fits when the first dimension of every input is larger.
 
-    Every output has to grow along, and in its first dimension alone: then no node has the batch baked in.
+    Every output has to grow along, and in its first dimension alone: then no node has the batch baked in. A multiple of
+    the batch isn't enough: what is baked in may go into it. Inputs that differ in their first dimension (an image, and
+    regions of it) can't but be multiplied.
     """
-    for factor in (2, 3):
-        shapes = {}
-        for name in graph.inputs:
-            shape = graph.values[name].type.shape
-            if not shape:
-                return False
-            shapes[name] = (shape[0] * factor, *shape[1:])
-        try:
-            types = infer_types(graph, shapes)
-        except ShapeError:
-            return False
-        for name in graph.outputs:
-            shape = graph.values[name].type.shape
-            if not shape or types[name].shape != (shape[0] * factor, *shape[1:]):
-                return False
-    return bool(graph.inputs)
+    batches = {graph.type(name).shape[:1] for name in graph.inputs}
+    if not batches or () in batches:
+        return False
+    factors = [Fraction(2), Fraction(3)]
+    if len(batches) == 1:
+        ((batch,),) = batches
+        factors.append(Fraction(2 * batch + 1, batch))
+    return all(_grows(graph, factor) for factor in factors)
+
+
+def _grows(graph: Graph, factor: Fraction) -> bool:
+    """Tell whether the first dimension of every output grows by a factor when that of the inputs does."""
+    shapes = {name: graph.type(name).shape for name in (*graph.inputs, *graph.outputs)}
+    if any(not shape or shape[0] * factor % 1 for shape in shapes.values()):
+        return False
+    larger: dict[str, Shape] = {name: (int(shape[0] * factor), *shape[1:]) for name, shape in shapes.items()}
+    try:
+        found = infer_types(graph, {name: larger[name] for name in graph.inputs})
+    except ShapeError:
+        return False
+    return all(found[name].shape == larger[name] for name in graph.outputs)
 
 
 def unknown_output(name: str, known: Iterable[str], what: str = "value") -> str:

@@ -156,8 +156,16 @@ def test_a_batch_of_ten_is_not_baked_in(small: Files) -> None:
         + entry("cont", 3, 1)
         + layer("l", "LSTM", "x cont", "l", "recurrent_param { num_output: 2 }"),
         entry("data", 4, 6) + layer("p", "Permute", "data", "p", "permute_param { order: 1 order: 0 }"),
+        entry("data", 4, 6)
+        + layer("r", "Reshape", "data", "r", "reshape_param { shape { dim: -1 } axis: 0 num_axes: 0 }"),
     ],
-    ids=["even slices of the batch", "a reshape to another batch", "time steps", "the batch goes elsewhere"],
+    ids=[
+        "even slices of the batch",
+        "a reshape to another batch",
+        "time steps",
+        "the batch goes elsewhere",
+        "an axis before the batch",
+    ],
 )
 def test_a_batch_that_is_baked_in_is_told(tmp_path: Path, net: str) -> None:
     assert not read(*write(tmp_path, net), allow_missing_weights=True).batch_is_dynamic

@@ -50,6 +50,33 @@ QUIRKS: tuple[_Quirk, ...] = (
         "OpenCV keeps the fractions of `min_size` and `max_size`, which Caffe cuts off",
     ),
     _Quirk("Swish", lambda layer: "beta" in layer.param("swish_param"), "OpenCV ignores `beta` of Swish"),
+    _Quirk(
+        "Deconvolution",
+        lambda layer: any(
+            step != 1 for name in ("dilation", "hole") for step in layer.param("convolution_param").numbers(name)
+        ),
+        "OpenCV ignores `dilation` of Deconvolution",
+    ),
+    _Quirk(
+        "LRN",
+        lambda layer: (
+            layer.param("lrn_param").number("k") != 1
+            and layer.param("lrn_param").enum("norm_region") != "WITHIN_CHANNEL"
+        ),
+        "OpenCV ignores `k` of LRN",
+    ),
+    _Quirk(
+        "MVN",
+        lambda layer: "eps" in layer.param("mvn_param"),
+        "OpenCV adds `eps` of MVN to the variance, Caffe to its root",
+    ),
+    _Quirk(
+        "Scale",
+        lambda layer: len(layer.bottoms) > 1 and layer.param("scale_param").flag("bias_term", False),
+        "OpenCV ignores the bias of a Scale with two bottoms",
+    ),
+    _Quirk("Slice", lambda layer: "slice_dim" in layer.param("slice_param"), "OpenCV ignores `slice_dim`"),
+    _Quirk("Concat", lambda layer: "concat_dim" in layer.param("concat_param"), "OpenCV ignores `concat_dim`"),
 )
 
 

@@ -18,8 +18,12 @@ __all__ = ["PyCaffeRunner", "is_installed"]
 
 
 def is_installed() -> bool:
-    """Tell whether Caffe's Python module can be imported."""
-    return importlib.util.find_spec("caffe") is not None
+    """Tell whether Caffe's Python module can be imported.
+
+    A mere folder of that name beside the user, Caffe's sources say, could be imported too: as a package of nothing.
+    """
+    found = importlib.util.find_spec("caffe")
+    return found is not None and found.origin is not None
 
 
 class PyCaffeRunner:

@@ -8,7 +8,7 @@ have in the asked opset.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -700,12 +700,12 @@ LIMITS: dict[type[Op], str] = {}
 
 
 def offences(graph: Graph) -> list[Offence]:
-    """List every node that ONNX can't carry: its spatial operators know channels-first images alone."""
-    return [
-        Offence(
-            node.origin.where,
-            f"{type(node.op).__name__} on channels-last data; ONNX has channels-first operators only",
-        )
-        for node in graph.nodes
-        if isinstance(node.op, SpatialOp) and node.op.layout is Layout.CHANNELS_LAST
-    ]
+    """List every node that ONNX, or its runtime, can't carry."""
+    return [Offence(node.origin.where, reason) for node in graph.nodes for reason in _reasons(node.op)]
+
+
+def _reasons(op: Op) -> Iterator[str]:
+    if isinstance(op, SpatialOp) and op.layout is Layout.CHANNELS_LAST:
+        yield f"{type(op).__name__} on channels-last data; ONNX has channels-first operators only"
+    if isinstance(op, Lrn) and min(op.alpha, op.beta) <= 0:
+        yield f"Lrn with alpha {op.alpha:g} and beta {op.beta:g}; ONNX Runtime takes none but positive ones"

@@ -116,9 +116,22 @@ def _elu(site: Site, op: Elu) -> Tensor:
     (x,) = site.operands
     steps = [call("Elu", "features")]
     if op.alpha == 1:
-        return site.chain(x, steps)
+        return site.chain(x, [*steps, call("Maximum", "x", y=x)] if _is_sum(x) else steps)
     scaled = site.apply(x, [*steps, call("Mul", "x", y=np.float32(op.alpha))])
     return raw("SelectV2", condition=_is_positive(site, x), t=x, e=scaled, name=site.name)
+
+
+def _is_sum(x: Tensor) -> bool:
+    """Tell whether a tensor is a sum: then TensorFlow mustn't see an ELU as its only reader.
+
+    Its optimizer takes `elu((MatMul(a + b) + bias) * scale + shift)` for a normalization, whatever `scale` and `shift`
+    are, and multiplies the weights by them: a gate that differs by sample doesn't fit them (the remapper of Grappler,
+    with oneDNN). `max(x, elu(x))` is the ELU, which is nowhere below x, and reads the sum twice.
+    """
+    operator = x.op
+    while operator.type == "Identity":
+        operator = operator.inputs[0].op
+    return bool(operator.type == "AddV2")
 
 
 def _is_positive(site: Site, x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import re
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import redirect_stderr
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from demitasse.ir.document import Document
 from demitasse.ir.graph import Graph
 from demitasse.writers.tflite.assemble import Draft, assemble
 from demitasse.writers.tflite.flatbuffer import Constant, write_flatbuffer
+from demitasse.writers.tflite.model import Operator
 from demitasse.writers.tflite.statistics import Range, Statistics, prepare
 
 __all__ = ["RECIPE", "write_16x8", "write_int8"]
@@ -47,8 +49,9 @@ WIDE_RECIPE: dict[str, Any] = RECIPE | {"op_config": _WIDE}
 REAL_PORTS = ("INPUT", "OUTPUT", "SOFTMAX")
 LAST = ("LOGISTIC", "TANH")
 
-# Operators whose 8-bit kernel the quantizer doesn't know, with one input and one result.
-UNKNOWN = ("LEAKY_RELU", "ELU")
+# Operators with one input and one result of which the quantizer knows no kernel of integers: the integers that LiteRT
+# has one for (tflite/kernels/activations.cc).
+UNKNOWN = {"LEAKY_RELU": frozenset({"INT8", "INT16"}), "ELU": frozenset({"INT8"})}
 
 # Operator: the first version with 8-bit integers (tflite/tools/versioning/op_version.cc).
 VERSIONS = dict.fromkeys(
@@ -58,6 +61,32 @@ VERSIONS = dict.fromkeys(
     """.split(),
     2,
 ) | {"CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 4}
+
+# Operator: the first version with 16-bit integers.
+WIDE_VERSIONS = dict.fromkeys(
+    """
+    ADD AVERAGE_POOL_2D BATCH_MATMUL CONCATENATION DEQUANTIZE LOGISTIC MAX_POOL_2D MEAN PAD PADV2 REDUCE_MIN SOFTMAX
+    TANH
+    """.split(),
+    3,
+) | {
+    "CONV_2D": 4,
+    "DEPTHWISE_CONV_2D": 5,
+    "FULLY_CONNECTED": 7,
+    "GATHER": 4,
+    "LEAKY_RELU": 2,
+    "MUL": 4,
+    "QUANTIZE": 2,
+    "RESIZE_BILINEAR": 4,
+    "RESIZE_NEAREST_NEIGHBOR": 4,
+    "SLICE": 4,
+    "SUB": 5,
+    "TRANSPOSE": 5,
+}
+
+# The reference kernel of RESIZE_BILINEAR steps through an image in units of 1/1024 of an element, rounded, and what the
+# step was rounded by grows along the axis (tflite/kernels/internal/reference/resize_bilinear.h).
+RESIZE_UNITS = 1024
 
 
 def write_int8(
@@ -100,14 +129,31 @@ def write_16x8(
     """Write a model with 8-bit weights and 16-bit activations: near to the real net, and slow where XNNPACK is absent.
 
     LiteRT computes it with its reference kernels; it is meant for accelerators and microcontrollers that have 16 bits.
-    With `int8_io`, inputs and outputs are 16-bit integers.
+    What has no kernel of 16 bits, or one that would lose more than rounding does, stays real. With `int8_io`, inputs
+    and outputs are 16-bit integers.
 
     Raises:
         UsageError, InvalidGraph: see `write_int8`.
     """
     draft = assemble(graph, document, integer=True, real=real)
+    draft = replace(draft, real=draft.real | _drifting(draft))
     statistics = prepare(draft, ranges, wide=True) if ranges else {}
     _write(draft, path, statistics, _recipe(draft, WIDE_RECIPE, int8_io=int8_io))
+
+
+def _drifting(draft: Draft) -> set[str]:
+    """Return the results of operators whose kernel of 16 bits reads an image at the wrong places."""
+    return {
+        operator.outputs[0].name
+        for operator in draft.model.operators
+        if operator.code == "RESIZE_BILINEAR" and _rounds_its_step(operator)
+    }
+
+
+def _rounds_its_step(resize: Operator) -> bool:
+    corners = int(resize.fields["alignCorners"])
+    sizes = zip(resize.inputs[0].shape[1:3], resize.outputs[0].shape[1:3], strict=True)
+    return any(RESIZE_UNITS * (before - corners) % max(after - corners, 1) for before, after in sizes)
 
 
 def _write(draft: Draft, path: Path, statistics: Statistics, recipe: list[dict[str, Any]]) -> None:
@@ -165,10 +211,11 @@ def _codes(schema: Any, model: Any) -> list[str]:
 def _absorb(schema: Any, model: Any) -> None:
     """Let operators that the quantizer doesn't know compute with integers.
 
-    It leaves `DEQUANTIZE`, the operator, `QUANTIZE`. Where all readers of the operator's result quantize it alike, the
-    operator reads and gives the integers themselves.
+    It leaves `DEQUANTIZE`, the operator, `QUANTIZE`. Where all readers of the operator's result quantize it alike, and
+    LiteRT has a kernel for those integers, the operator reads and gives the integers themselves.
     """
     graph, codes = model.subgraphs[0], _codes(schema, model)
+    types = {number: name for name, number in vars(schema.TensorType).items() if not name.startswith("_")}
     makers = {int(operator.outputs[0]): place for place, operator in enumerate(graph.operators)}
     readers: dict[int, list[int]] = {}
     for place, operator in enumerate(graph.operators):
@@ -180,22 +227,31 @@ def _absorb(schema: Any, model: Any) -> None:
         before, behind = makers.get(int(operator.inputs[0])), readers.get(result, [])
         if codes[place] not in UNKNOWN or before is None or codes[before] != "DEQUANTIZE" or result in outputs:
             continue
-        quantized = [graph.tensors[int(graph.operators[reader].outputs[0])].quantization for reader in behind]
-        alike = {(float(each.scale[0]), int(each.zeroPoint[0])) for each in quantized if each is not None}
-        if len(alike) != 1 or any(codes[reader] != "QUANTIZE" for reader in behind):
+        if not behind or any(codes[reader] != "QUANTIZE" for reader in behind):
+            continue
+        made = [graph.tensors[int(graph.operators[reader].outputs[0])] for reader in behind]
+        given = graph.tensors[int(graph.operators[before].inputs[0])]
+        steps = {(float(each.quantization.scale[0]), int(each.quantization.zeroPoint[0])) for each in made}
+        kinds = {types[each.type] for each in (given, *made)}
+        if len(steps) != 1 or len(kinds) != 1 or not kinds <= UNKNOWN[codes[place]]:
             continue
         operator.inputs = list(graph.operators[before].inputs)
         tensor = graph.tensors[result]
-        tensor.type, tensor.quantization = schema.TensorType.INT8, quantized[0]
-        _replace(graph, {int(graph.operators[reader].outputs[0]): result for reader in behind})
+        tensor.type, tensor.quantization = made[0].type, made[0].quantization
+        _replace(model, {int(graph.operators[reader].outputs[0]): result for reader in behind})
         gone.update(behind)
     graph.operators = [operator for place, operator in enumerate(graph.operators) if place not in gone]
 
 
-def _replace(graph: Any, tensors: Mapping[int, int]) -> None:
-    """Let every operator read other tensors in the place of some."""
+def _replace(model: Any, tensors: Mapping[int, int]) -> None:
+    """Let every operator, and the model's outputs, read other tensors in the place of some."""
+    graph = model.subgraphs[0]
     for operator in graph.operators:
         operator.inputs = [tensors.get(int(tensor), int(tensor)) for tensor in operator.inputs]
+    graph.outputs = [tensors.get(int(tensor), int(tensor)) for tensor in graph.outputs]
+    for signature in model.signatureDefs:
+        for port in signature.outputs:
+            port.tensorIndex = tensors.get(port.tensorIndex, port.tensorIndex)
 
 
 def _name_outputs(model: Any) -> None:
@@ -246,7 +302,10 @@ def _set_versions(schema: Any, model: Any) -> None:
     for operator, code in zip(graph.operators, _codes(schema, model), strict=True):
         tensors = [graph.tensors[int(tensor)] for tensor in (*operator.inputs, *operator.outputs) if tensor >= 0]
         version = model.operatorCodes[operator.opcodeIndex].version
-        if any(tensor.type == schema.TensorType.INT8 for tensor in tensors):
+        kinds = {tensor.type for tensor in tensors}
+        if schema.TensorType.INT16 in kinds:
+            version = max(version, WIDE_VERSIONS.get(code, 1))
+        elif schema.TensorType.INT8 in kinds:
             version = max(version, 3 if _gains(code, tensors) else VERSIONS.get(code, 1))
         operator.opcodeIndex = table.setdefault((code, version), len(table))
     model.operatorCodes = []
