@@ -20,11 +20,13 @@ from demitasse.ir.ops import (
     AnyOp,
     Binary,
     BinaryFunction,
+    Concat,
     Conv,
     Dense,
     Elu,
     Layout,
     LeakyRelu,
+    MaxPool,
     NonMaxSuppression,
     Padding,
     PRelu,
@@ -194,6 +196,26 @@ def test_an_activation_that_the_quantizer_does_not_know_computes_with_integers(o
     assert operators(interpreter) == ["QUANTIZE", "CONV_2D", name, "CONV_2D", "DEQUANTIZE", "DELEGATE"]
     assert decibels(run(interpreter, {"x": x})["y2"], evaluate(graph, {"x": x})["y2"]) > 35
     assert {"y0", "y1", "y2"} <= {detail["name"] for detail in interpreter.get_tensor_details()}
+
+
+def test_an_activation_that_is_read_with_two_steps_gives_the_first(tmp_path: Path) -> None:
+    graph, x = Graph("two steps"), uniform(1, 5, 5, 4)
+    graph.add_input("x", TensorType((1, 5, 5, 4)))
+    weights = [graph.add_weight(f"kernel{n}", uniform(4, 4, 1, 1, seed=n) * 3**n) for n in range(2)]
+    pads = (Padding(0, 0),) * 2
+    product = Conv((1, 1), (1, 1), pads, layout=Layout.CHANNELS_LAST)
+    origin = Origin("net", "Net")
+    graph.add(product, ["x", weights[0]], "before", origin)
+    graph.add(LeakyRelu(0.1), ["before"], "leaky", origin)
+    graph.add(product, ["leaky", weights[1]], "other", origin)
+    graph.add(Concat(3), ["leaky", "other"], "joined", origin)
+    graph.outputs.append(graph.add(MaxPool((2, 2), (1, 1), pads, layout=Layout.CHANNELS_LAST), ["joined"], "y", origin))
+    interpreter = opened(quantized(graph, tmp_path / "net.tflite", {"x": x}))
+    names = [detail["name"] for detail in interpreter.get_tensor_details() if detail["name"]]
+    assert {"leaky", "leaky_requantized"} <= set(names)
+    assert len(names) == len(set(names))
+    assert operators(interpreter).count("DEQUANTIZE") == 1
+    assert decibels(run(interpreter, {"x": x})["y"], evaluate(graph, {"x": x})["y"]) > 35
 
 
 @pytest.mark.parametrize("op", [LeakyRelu(0.1), Elu()], ids=["leaky_relu", "elu"])

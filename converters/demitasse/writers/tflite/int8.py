@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,7 @@ def _write(draft: Draft, path: Path, statistics: Statistics, recipe: list[dict[s
     _absorb(schema, model)
     _name_outputs(model)
     _drop_unused(model)
+    _tell_apart(schema, model)
     _set_versions(schema, model)
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -211,8 +213,9 @@ def _codes(schema: Any, model: Any) -> list[str]:
 def _absorb(schema: Any, model: Any) -> None:
     """Let operators that the quantizer doesn't know compute with integers.
 
-    It leaves `DEQUANTIZE`, the operator, `QUANTIZE`. Where all readers of the operator's result quantize it alike, and
-    LiteRT has a kernel for those integers, the operator reads and gives the integers themselves.
+    It leaves `DEQUANTIZE`, the operator, `QUANTIZE`. Where all readers of the operator's result quantize it, and LiteRT
+    has a kernel for those integers, the operator reads and gives the integers themselves: with the step that its first
+    reader wants, from which `QUANTIZE` makes those that others want.
     """
     graph, codes = model.subgraphs[0], _codes(schema, model)
     types = {number: name for name, number in vars(schema.TensorType).items() if not name.startswith("_")}
@@ -231,16 +234,20 @@ def _absorb(schema: Any, model: Any) -> None:
             continue
         made = [graph.tensors[int(graph.operators[reader].outputs[0])] for reader in behind]
         given = graph.tensors[int(graph.operators[before].inputs[0])]
-        steps = {(float(each.quantization.scale[0]), int(each.quantization.zeroPoint[0])) for each in made}
         kinds = {types[each.type] for each in (given, *made)}
-        if len(steps) != 1 or len(kinds) != 1 or not kinds <= UNKNOWN[codes[place]]:
+        if len(kinds) != 1 or not kinds <= UNKNOWN[codes[place]]:
             continue
         operator.inputs = list(graph.operators[before].inputs)
         tensor = graph.tensors[result]
         tensor.type, tensor.quantization = made[0].type, made[0].quantization
-        _replace(model, {int(graph.operators[reader].outputs[0]): result for reader in behind})
-        gone.update(behind)
+        alike = [reader for reader, each in zip(behind, made, strict=True) if _steps(each) == _steps(tensor)]
+        _replace(model, {int(graph.operators[reader].outputs[0]): result for reader in alike})
+        gone.update(alike)
     graph.operators = [operator for place, operator in enumerate(graph.operators) if place not in gone]
+
+
+def _steps(tensor: Any) -> tuple[float, int]:
+    return float(tensor.quantization.scale[0]), int(tensor.quantization.zeroPoint[0])
 
 
 def _replace(model: Any, tensors: Mapping[int, int]) -> None:
@@ -263,6 +270,34 @@ def _name_outputs(model: Any) -> None:
         if result in graph.outputs and graph.tensors[result].name == name + b"_dequant":
             graph.tensors[result].name = name
             graph.tensors[int(operator.inputs[0])].name = name + b"_quantized"
+
+
+def _tell_apart(schema: Any, model: Any) -> None:
+    """Give tensors names of their own: the quantizer calls all integers that it makes of one tensor the same.
+
+    Those that stand for real numbers keep the name, the first that is read foremost; integers that are made of other
+    integers have one that says so.
+    """
+    graph = model.subgraphs[0]
+    for operator, code in zip(graph.operators, _codes(schema, model), strict=True):
+        if code == "QUANTIZE" and graph.tensors[int(operator.inputs[0])].type != schema.TensorType.FLOAT32:
+            given, made = (graph.tensors[int(tensors[0])] for tensors in (operator.inputs, operator.outputs))
+            made.name = given.name + b"_requantized"
+    taken = {tensor.name for tensor in graph.tensors}
+    seen: set[bytes] = set()
+    for tensor in _in_order(model):
+        if tensor.name in seen:
+            tensor.name = next(name for name in (tensor.name + b".%d" % n for n in count(2)) if name not in taken)
+            taken.add(tensor.name)
+        seen.add(tensor.name)
+
+
+def _in_order(model: Any) -> list[Any]:
+    """Return the tensors that operators read, in that order, and then the others."""
+    graph = model.subgraphs[0]
+    places = dict.fromkeys(int(tensor) for operator in graph.operators for tensor in operator.inputs if tensor >= 0)
+    places |= dict.fromkeys(range(len(graph.tensors)))
+    return [graph.tensors[place] for place in places]
 
 
 def _drop_unused(model: Any) -> None:
