@@ -168,7 +168,9 @@ class Locals:
                 steps.get(name),
                 self._allowed(name, nodes, steps, fed, axes),
                 imprecise=WIDE_SHARE if self.precision.activations == 16 else 0.0,
-                corrected=corrected and name in steps and any(map(_is_product, nodes)),
+                corrected=corrected
+                and name in steps
+                and (any(map(_is_product, nodes)) or self._is_composed(nodes, fed)),
                 has_product=any(map(_is_product, nodes)),
                 chance=self._chance(nodes, fed) if name in steps else None,
                 is_composed=self._is_composed(nodes, fed),

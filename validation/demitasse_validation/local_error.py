@@ -13,6 +13,9 @@ from demitasse_validation.metrics import METRICS, Sums
 
 __all__ = ["CLOSE", "LOOSE", "OVERSHOOT", "WIDE", "WIDE_RANGE", "Chance", "Gain", "LocalError", "Scatter", "Step"]
 
+# All that a channel holds may be rounded the same way where integers are made of the same few integers: half a step.
+REPEATED = 0.55
+
 # A channel whose values are fitted best by a factor other than 1 is wrong if that moves its largest value by more than
 # this many steps, and if chance would hardly do so: rounding errors scatter by 0.29 steps.
 GAIN_STEPS, GAIN_SIGMAS, ROUNDING = 0.6, 10.0, 0.29
@@ -290,7 +293,6 @@ class LocalError:
             return f"alone its channel {worst} is {100 * factor.ravel()[worst]:+.2g} % too large throughout"
         if self.chance is None or (self.excused and self.chance not in {CLOSE, WIDE}):
             return ""
-        unlikely = self.scatter.unlikely(self.chance)
-        if unlikely or not self.has_product:
-            return unlikely
-        return self.whole.unlikely(self.chance, float(np.max(self.peak)))
+        if not self.has_product:
+            return self.scatter.unlikely(self.chance._replace(shift=max(self.chance.shift, REPEATED)))
+        return self.scatter.unlikely(self.chance) or self.whole.unlikely(self.chance, float(np.max(self.peak)))
