@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from demitasse.quantize.artifact import Order, Settings, make
 from demitasse.quantize.doctor import Diagnosis, Goal, around, sqnr, top1, with_between
 from demitasse.quantize.engines import EngineKind, open_artifact, open_real, stored_inputs
 from demitasse.quantize.histogram import Histogram
+from demitasse.quantize.ranges import Method
 from demitasse.quantize.storage import Recipe, load_recipe, save_recipe
 from demitasse.quantize.symptoms import symptoms
 from demitasse.samples import Samples
@@ -43,8 +45,14 @@ def samples(count: int, factor: float = 1.0) -> Samples:
     return Samples(tuple(map(str, range(count))), make_one)
 
 
-def made(target: str, path: Path, given: Samples | None, settings: Settings = Settings()) -> Diagnosis | None:  # noqa: B008
-    graph = lowered(target)
+def made(
+    target: str,
+    path: Path,
+    given: Samples | None,
+    settings: Settings = Settings(),  # noqa: B008
+    graph: Graph | None = None,
+) -> Diagnosis | None:
+    graph = lowered(target) if graph is None else graph
     document = describe(graph, target=target, tool="demitasse", source_format="caffe", source=(), options={})
     writer = partial(TARGETS[target].write)
     return make(Order(target, graph, path, document, writer, EngineKind(TARGETS[target].engine)), given, settings)
@@ -84,6 +92,25 @@ def test_ranges_are_kept_and_taken_again(target: str, tmp_path: Path) -> None:
     assert document_of(target, second).notes == (
         "calibrated with 4 samples: ranges are reliable from about a hundred on",
     )
+
+
+def test_what_the_writer_takes_apart_keeps_all_of_its_range(tmp_path: Path) -> None:
+    one, (settings, others) = case("prelu_last_axis"), (Settings(ranges=tmp_path / f"{n}.json") for n in range(2))
+    graph, (name,) = lower(simplify(one.graph), TARGETS["tflite-int8"]), one.graph.inputs
+
+    def heavy_tailed(index: int) -> dict[str, Array]:
+        return {name: np.random.default_rng(index).standard_t(2, one.inputs[name].shape).astype(np.float32)}
+
+    given = Samples(tuple(map(str, range(20))), heavy_tailed)
+    made("tflite-int8", place("tflite-int8", tmp_path), given, settings, graph)
+    made("tflite-int8", place("tflite-int8", tmp_path), given, replace(others, method=Method.MIN_MAX), graph)
+    found, whole = (
+        json.loads(each.read_text())["ranges"]["tflite-int8"]["tensors"]
+        for each in (tmp_path / "0.json", tmp_path / "1.json")
+    )
+    inner = found.keys() - graph.values.keys()
+    assert inner
+    assert {each: found[each] for each in inner} == {each: whole[each] for each in inner}
 
 
 @pytest.mark.parametrize("target", QUANTIZED)

@@ -180,7 +180,8 @@ def _calibration(
     graph = _prepared(order, exponents)
     moments = Moments(graph, len(samples)) if settings.compensate else None
     histograms = observe(graph, samples, report, engine=order.engine, moments=moments)
-    ranges = choose(histograms, settings.method, whole=(*graph.inputs, *graph.outputs))
+    inner = [name for name in histograms if name not in graph.values]  # sums that the writer takes apart
+    ranges = choose(histograms, settings.method, whole=(*graph.inputs, *graph.outputs, *inner))
     means = {name: histogram.means for name, histogram in histograms.items() if histogram.means.size}
     real = detections(graph)
     seen = {name: histogram for name, histogram in histograms.items() if name not in real}
