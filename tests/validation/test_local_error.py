@@ -46,6 +46,32 @@ def test_what_is_no_rounding_is_told(change: Any, words: str) -> None:
     assert fault.startswith(words) if words else not fault
 
 
+@pytest.mark.parametrize(("shifted", "words"), [(0.0, "alone its channel 5 is off by +40 steps"), (4.1, "")])
+def test_a_bias_is_corrected_by_no_more_than_its_kernel_explains(shifted: float, words: str) -> None:
+    exact = np.random.default_rng(0).normal(0, 1, (4, 8, 20, 20))
+    error = LocalError(1, STEP, 1.0, corrected=True)
+    error.add(exact, np.rint(one_channel(4.0)(exact) / 0.1) * 0.1, shifted=shifted)
+    assert error.fault.startswith(words) if words else not error.fault
+
+
+def test_what_an_activation_cuts_says_nothing_of_a_corrected_bias() -> None:
+    sums = np.random.default_rng(0).normal(0, 3, (4, 8, 20, 20)).clip(-9, 9)
+    error = LocalError(1, STEP, 1.0, corrected=True)
+    error.add(np.maximum(sums, 0), np.rint(np.maximum(sums + 1.0, 0) / 0.1) * 0.1)
+    assert not error.fault
+    error.add(np.maximum(sums, 0), np.rint(1.1 * np.maximum(sums + 1.0, 0) / 0.1) * 0.1)
+    assert error.fault.startswith("alone its channel")
+
+
+@pytest.mark.parametrize(("has_product", "words"), [(True, "alone its channel 3"), (False, "")])
+def test_integers_of_other_integers_are_off_by_what_repeats_itself(has_product: bool, words: str) -> None:
+    exact = np.random.default_rng(0).integers(-90, 90, (4, 8, 20, 20)) * 0.1012
+    exact[:, 3] = 35 * 0.1012
+    error = LocalError(1, STEP, 1.0, chance=CLOSE, has_product=has_product)
+    error.add(exact, np.rint(exact / 0.1) * 0.1)
+    assert error.fault.startswith(words) if words else not error.fault
+
+
 def test_what_is_excused_is_added_to_what_is_allowed() -> None:
     error = LocalError(1, None, 2e-5)
     error.add(np.array([[4.0, 1.0]]), np.array([[4.0, 1.1]]))
