@@ -163,19 +163,7 @@ class Locals:
         steps, fed = {**steps, **inner_steps}, {**fed, **inner_steps}
         nets = _subnets(self.graph, axes)
         self.errors = {
-            name: LocalError(
-                axes[name],
-                steps.get(name),
-                self._allowed(name, nodes, steps, fed, axes),
-                imprecise=WIDE_SHARE if self.precision.activations == 16 else 0.0,
-                corrected=corrected
-                and name in steps
-                and (any(map(_is_product, nodes)) or self._is_composed(nodes, fed)),
-                has_product=any(map(_is_product, nodes)),
-                chance=self._chance(nodes, fed) if name in steps else None,
-                is_composed=self._is_composed(nodes, fed),
-            )
-            for name, nodes in nets.items()
+            name: self._error(name, nodes, steps, fed, axes, corrected=corrected) for name, nodes in nets.items()
         }
         copies = [name for name in self.graph.inputs if name in copied and name in fed and name in axes]
         self.errors |= {name: LocalError(axes[name], fed[name], STEPS_AN_OP[Identity] + 0.25) for name in copies}
@@ -197,6 +185,29 @@ class Locals:
         }
         self._last = {name: node for node in self.graph.nodes for name in (*node.inputs, *node.outputs)}
         self._pools = ThreadpoolController()
+
+    def _error(
+        self,
+        name: str,
+        nodes: Sequence[Node],
+        steps: Mapping[str, Step],
+        fed: Mapping[str, Step],
+        axes: Mapping[str, int],
+        *,
+        corrected: bool,
+    ) -> LocalError:
+        """Return what sums up a layer's errors, and knows what may explain them."""
+        has_product, is_composed = any(map(_is_product, nodes)), self._is_composed(nodes, fed)
+        return LocalError(
+            axes[name],
+            steps.get(name),
+            self._allowed(name, nodes, steps, fed, axes),
+            imprecise=WIDE_SHARE if self.precision.activations == 16 else 0.0,
+            corrected=corrected and name in steps and (has_product or is_composed),
+            has_product=has_product,
+            chance=self._chance(nodes, fed) if name in steps else None,
+            is_composed=is_composed,
+        )
 
     def _allowed(
         self,

@@ -262,10 +262,10 @@ def with_rounded(graph: Graph, rounded: Mapping[str, RoundedKernel], real: Colle
             result.adopt(graph, node)
             continue
         result.weights.defer(node.inputs[1], graph.weights.type(node.inputs[1]), kernel.weights)
-        inputs = node.inputs
-        if kernel.shift is not None and (len(node.inputs) > 2 or _may_have_bias(graph, node)):
-            bias = graph.weights[node.inputs[2]] if len(node.inputs) > 2 else np.float32(0)
-            name = node.inputs[2] if len(node.inputs) > 2 else graph.fresh(f"{node.inputs[1]}/shift")
+        inputs, has_bias = node.inputs, len(node.inputs) > 2
+        if kernel.shift is not None and (has_bias or _may_have_bias(graph, node)):
+            bias = graph.weights[node.inputs[2]] if has_bias else np.float32(0)
+            name = node.inputs[2] if has_bias else graph.fresh(f"{node.inputs[1]}/shift")
             result.weights.put(name, (bias - kernel.shift).astype(np.float32))
             inputs = (*node.inputs[:2], name)
         result.adopt(graph, node, inputs=inputs)

@@ -97,10 +97,16 @@ class OnnxRunner:
 
     def _stepped(self, node: Any) -> Quantization | None:
         """Return the steps of a conversion with one step for all elements."""
+        known = self._steps(node)
+        return known if known is not None and known.scale.size == 1 else None
+
+    def _steps(self, node: Any) -> Quantization | None:
+        """Return the steps of a conversion; None where the file doesn't hold them."""
         scale, zero = (self._constant(name) for name in node.input[1:3])
-        if scale is None or zero is None or scale.size != 1:
+        if scale is None or zero is None:
             return None
-        return Quantization(scale.ravel().astype(np.float32), zero.ravel().astype(np.int64), 0, zero.dtype)
+        axis = next((each.i for each in node.attribute if each.name == "axis"), 1)
+        return Quantization(scale.ravel().astype(np.float32), zero.ravel().astype(np.int64), axis, zero.dtype)
 
     def _port(self, name: str) -> Quantization | None:
         """Return the steps of an input that `DequantizeLinear` reads, or an output that `QuantizeLinear` gives."""
@@ -113,21 +119,22 @@ class OnnxRunner:
     def constant(self, tensor: str) -> Array | None:
         """Return a tensor that the file holds, as real numbers; None where it holds none of that name."""
         integers = self._constant(tensor)
-        reader = next((each for each in self._graph.node if tensor in each.input[:1]), None)
-        if integers is None or reader is None or reader.op_type != "DequantizeLinear":
-            return integers
-        scale, zero = (self._constant(name) for name in reader.input[1:3])
-        if scale is None or zero is None:
+        if integers is None:
             return None
-        axis = next((each.i for each in reader.attribute if each.name == "axis"), 1)
-        steps = Quantization(scale.ravel().astype(np.float32), zero.ravel().astype(np.int64), axis, integers.dtype)
-        return steps.dequantize(integers)
+        reader = next((node for node in self._graph.node if tensor in node.input[:1]), None)
+        if reader is None or reader.op_type != "DequantizeLinear":
+            return integers
+        steps = self._steps(reader)
+        return None if steps is None else steps.dequantize(integers)
 
     def _constant(self, name: str) -> Array | None:
         from onnx.numpy_helper import to_array
 
-        found = next((each for each in self._graph.initializer if each.name == name), None)
-        return None if found is None else to_array(found)
+        return to_array(self._initializers[name]) if name in self._initializers else None
+
+    @cached_property
+    def _initializers(self) -> Mapping[str, Any]:
+        return {each.name: each for each in self._graph.initializer}
 
     @cached_property
     def _graph(self) -> Any:
